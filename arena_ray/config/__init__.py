@@ -1,0 +1,10 @@
+"""Reading job files, overrides and flags into typed specs: what is wrong is said before anything starts.
+
+`load_plan` is the one way in. It is pure: standard library, pydantic and yaml only, so a job file can be checked on a
+machine without Ray, torch or any simulator.
+"""
+
+from arena_ray.config.plan import EvalPlan, load_plan
+from arena_ray.config.schema import json_schema
+
+__all__ = ["EvalPlan", "load_plan", "json_schema"]

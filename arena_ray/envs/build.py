@@ -1,0 +1,108 @@
+"""From a job to its slots: by Gymnasium id or by factory, single or natively batched, recorded or not."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+from gymnasium.vector import VectorEnv
+
+from arena_ray import entry_points
+from arena_ray.envs.base import Slots
+from arena_ray.envs.episode_slot import EpisodeSlot
+from arena_ray.envs.native import NativeSlots
+from arena_ray.envs.vectorized import VectorizedSlots
+from arena_ray.errors import EntryPointError
+from arena_ray.specs import EvalJob
+from arena_ray.video import wrap_env_for_video
+
+
+def open_slots(job: EvalJob, folder: Path) -> Slots:
+    """Build a job's environments as slots.
+
+    A factory that returns a batched environment (a `VectorEnv`, or Isaac Lab's `Env` with `num_envs`) brings its own
+    slots; any other is built once per slot.
+
+    Args:
+        job: The job.
+        folder: Where its videos go.
+
+    Raises:
+        EntryPointError: If the environment cannot be found, or what is built is not one.
+    """
+    first = make_env(job)
+    if is_batched(first):
+        return NativeSlots(first, job, functools.partial(record, job=job, folder=folder))
+    observation_space = first.observation_space
+    if job.vectorization == "sync":
+        ready: list[Any] = [first]
+        make = functools.partial(_reuse_first, ready, job)
+    else:
+        first.close()
+        make = functools.partial(make_env, job)
+    factories = [functools.partial(make_slot, job, folder, slot, make) for slot in range(job.num_envs)]
+    return VectorizedSlots(factories, job.vectorization, observation_space)
+
+
+def make_slot(job: EvalJob, folder: Path, slot: int, make: Any) -> EpisodeSlot:
+    """Build one slot; runs in the process that steps it."""
+    hook = None if job.env.seed_hook is None else entry_points.resolve(job.env.seed_hook)
+    return EpisodeSlot(
+        make, functools.partial(record, job=job, folder=folder, slot=slot), slot, job.success, job.metrics, hook
+    )
+
+
+def record(env: Any, *, job: EvalJob, folder: Path, slot: int = 0) -> Any:
+    """Wrap an environment in the recorders that the job asks for."""
+    cfg = dataclasses.replace(job.video, video_base_dir=str(folder))
+    return wrap_env_for_video(env, cfg, job.num_steps, job.num_episodes, slot=slot)
+
+
+def make_env(job: EvalJob) -> Any:
+    """Build one environment.
+
+    Raises:
+        EntryPointError: If it cannot be found, or what is built is not an environment.
+    """
+    env = _make_by_id(job) if job.env.id is not None else _make_by_factory(job)
+    if not isinstance(env, (gymnasium.Env, VectorEnv)):
+        raise EntryPointError(
+            f"job {job.name!r}: {job.env.id or job.env.entry_point} gave {type(env).__name__}, which is neither a "
+            "gymnasium.Env nor a gymnasium.vector.VectorEnv; return one of them"
+        )
+    return env
+
+
+def is_batched(env: Any) -> bool:
+    """Return whether an environment steps several sub-environments at once (Isaac Lab's are `Env` with `num_envs`)."""
+    return isinstance(env, VectorEnv) or getattr(env.unwrapped, "num_envs", None) is not None
+
+
+def _make_by_id(job: EvalJob) -> Any:
+    assert job.env.id is not None
+    kwargs = dict(job.env.kwargs)
+    if job.video.render_mode is not None:
+        kwargs.setdefault("render_mode", job.video.render_mode)
+    try:
+        return gymnasium.make(job.env.id, disable_env_checker=True, **kwargs)
+    except gymnasium.error.UnregisteredEnv as error:
+        raise EntryPointError(
+            f"job {job.name!r}: Gymnasium knows no environment {job.env.id!r} ({error}); if a package registers it, "
+            "write 'package:Name-v0'"
+        ) from error
+
+
+def _make_by_factory(job: EvalJob) -> Any:
+    assert job.env.entry_point is not None
+    offered: dict[str, Any] = {"num_envs": job.num_envs} if job.num_envs > 1 else {}
+    if job.video.render_mode is not None:
+        offered["render_mode"] = job.video.render_mode
+    return entry_points.call_factory(job.env.entry_point, job.env.kwargs, offered)
+
+
+def _reuse_first(ready: list[Any], job: EvalJob) -> Any:
+    """Return the environment that was built to look at, then new ones."""
+    return ready.pop() if ready else make_env(job)

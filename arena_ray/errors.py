@@ -1,0 +1,58 @@
+"""Every exception that arena_ray raises on purpose.
+
+    ArenaError
+      ConfigError              the job file, an override or a flag is wrong; nothing started
+      EntryPointError          an entry point cannot be imported or does not build what it should
+      RunDirError              a run directory cannot be created, opened or read
+      NotEnoughResourcesError  no node of the cluster can ever run a worker of some job
+      PolicyError              a policy answered with something that is not a batch of actions
+      EnvironmentContractError an environment breaks the Gymnasium API in a way that we cannot work around
+
+An episode that fails is not an exception: it is an `EpisodeRecord` with status ``error``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ArenaError(Exception):
+    """Base of every error that arena_ray raises on purpose."""
+
+
+class ConfigError(ArenaError, ValueError):
+    """The input is wrong; raised before anything starts (exit code 2)."""
+
+
+class EntryPointError(ArenaError):
+    """An entry point cannot be imported, or what it builds is not what was asked for."""
+
+
+class RunDirError(ArenaError):
+    """A run directory cannot be created, opened or read."""
+
+
+class NotEnoughResourcesError(ArenaError):
+    """No node can ever run a worker of some job (exit code 3); the text is a table of demand against supply."""
+
+
+class PolicyError(ArenaError):
+    """A policy answered with something that is not a batch of actions."""
+
+
+class EnvironmentContractError(ArenaError):
+    """An environment breaks the Gymnasium API in a way that cannot be worked around."""
+
+
+def nearest(found: str, choices: Iterable[str]) -> str:
+    """Return a hint for a misspelt word: the nearest valid choice, then all of them.
+
+    Args:
+        found: The word that is not among the choices.
+        choices: The valid words.
+    """
+    valid = sorted(choices)
+    close = difflib.get_close_matches(found, valid, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Valid: {', '.join(valid)}"

@@ -1,0 +1,212 @@
+"""What a run came to, from its directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arena_ray.records import SCHEMA_VERSION, EpisodeRecord, Metric
+from arena_ray.results import table
+from arena_ray.results.tally import JobTally, tallies_for
+from arena_ray.run_dir import RunDir
+from arena_ray.specs import EvalJob
+
+if TYPE_CHECKING:
+    import os
+
+    import pandas
+    from rich.console import RenderableType
+
+
+@dataclasses.dataclass(frozen=True)
+class JobResult:
+    """What one job came to.
+
+    Attributes:
+        name: The job's name.
+        status: ``completed``: every requested episode has a completed record; ``failed``; ``incomplete``.
+        requested: Episodes asked for; ``None`` for `num_steps`.
+        counts: Episodes by status: ``completed``, ``error``, ``timeout``.
+        metrics: ``success_rate``, ``return``, ``length`` and the job's own, over completed episodes.
+        error: Why the job failed, if it did.
+        tags: The job's tags.
+        videos: Paths of the videos, relative to the run directory, in episode order.
+        run_dir: The run directory.
+    """
+
+    name: str
+    status: str
+    requested: int | None
+    counts: Mapping[str, int]
+    metrics: Mapping[str, Metric]
+    error: str | None
+    tags: Mapping[str, Any]
+    videos: tuple[str, ...]
+    run_dir: Path
+
+    @functools.cached_property
+    def episodes(self) -> tuple[EpisodeRecord, ...]:
+        """The job's records in episode order, read from disk when first asked for."""
+        newest = {record.episode: record for record in RunDir(self.run_dir).records() if record.job == self.name}
+        return tuple(newest[episode] for episode in sorted(newest))
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class RunResult:
+    """What a run came to. `print` shows a table; a notebook shows the videos too.
+
+    Attributes:
+        run_dir: The run directory, wherever it now lies.
+        status: ``running``, ``completed``, ``failed`` or ``interrupted``.
+        jobs: Results by job name, in the order of the job file.
+        notes: What limits the results, e.g. an environment that ignores its seed.
+    """
+
+    run_dir: Path
+    status: str
+    jobs: Mapping[str, JobResult]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, run_dir: str | os.PathLike[str]) -> RunResult:
+        """Read a run directory, also of a run that was interrupted or still goes on.
+
+        Raises:
+            RunDirError: If it is not a run directory, or a record in it cannot be read.
+        """
+        folder = RunDir.open(run_dir)
+        run = folder.read_run()
+        jobs = [EvalJob.model_validate(job) for job in run["jobs"]]
+        tallies = tallies_for(jobs)
+        for record in folder.records():
+            if record.job in tallies:
+                tallies[record.job].add(record)
+        return cls.from_tallies(folder.path, run["status"], jobs, tallies, _verdicts(folder), tuple(run["notes"]))
+
+    @classmethod
+    def from_tallies(
+        cls,
+        run_dir: Path,
+        status: str,
+        jobs: list[EvalJob],
+        tallies: Mapping[str, JobTally],
+        verdicts: Mapping[str, tuple[str, str | None]],
+        notes: tuple[str, ...] = (),
+    ) -> RunResult:
+        """Build the result from what the records came to.
+
+        Args:
+            run_dir: The run directory.
+            status: Status of the run.
+            jobs: The jobs.
+            tallies: A tally for each job.
+            verdicts: Status and error of each job as the driver left them, by name; a job without one is judged by
+                its records.
+            notes: What limits the results.
+        """
+        results = {job.name: _job_result(job, tallies[job.name], verdicts.get(job.name), run_dir) for job in jobs}
+        return cls(run_dir, status, results, notes)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the content of ``summary.json``."""
+        jobs = {name: _summary(job) for name, job in self.jobs.items()}
+        return {"schema": SCHEMA_VERSION, "status": self.status, "jobs": jobs}
+
+    def records(self) -> Iterator[EpisodeRecord]:
+        """Yield the newest record of every episode: jobs in order, episodes in order."""
+        for job in self.jobs.values():
+            yield from job.episodes
+
+    def video_paths(
+        self,
+        job: str | None = None,
+        camera: str | None = None,
+        success: bool | None = None,
+        kind: str | None = None,
+    ) -> list[Path]:
+        """Return the videos that fit, in episode order.
+
+        Args:
+            job: Name of a job; ``None``: all.
+            camera: Name of a camera; ``None``: all cameras and the viewport.
+            success: Only of episodes that succeeded (or failed); ``None``: all.
+            kind: ``viewport`` or ``camera``; ``None``: both.
+
+        Raises:
+            KeyError: If there is no such job.
+        """
+        jobs = [self.jobs[job]] if job is not None else list(self.jobs.values())
+        return [
+            self.run_dir / video.path
+            for result in jobs
+            for record in result.episodes
+            for video in record.videos
+            if (camera is None or video.camera == camera)
+            and (kind is None or video.kind == kind)
+            and (success is None or record.success is success)
+        ]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return one row per episode, with the keys of ``episodes.jsonl``; metrics become ``metrics.NAME`` columns.
+
+        Raises:
+            ModuleNotFoundError: If pandas is missing; ``pip install "arena-ray[pandas]"``.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError('to_pandas needs pandas; run: pip install "arena-ray[pandas]"') from error
+        return pandas.DataFrame([_row(record) for record in self.records()])
+
+    def __rich__(self) -> RenderableType:
+        return table.render(self)
+
+    def __str__(self) -> str:
+        return table.text(self)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return table.html(self)
+
+
+def _job_result(job: EvalJob, tally: JobTally, verdict: tuple[str, str | None] | None, run_dir: Path) -> JobResult:
+    counts = tally.counts()
+    said, error = verdict or ("incomplete", None)
+    if error or counts["error"] or counts["timeout"]:
+        status = "failed"
+    elif job.num_episodes is None:
+        status = said
+    else:
+        status = "completed" if counts["completed"] >= job.num_episodes else "incomplete"
+    return JobResult(
+        job.name, status, job.num_episodes, counts, tally.metrics(), error, job.tags, tuple(tally.videos()), run_dir
+    )
+
+
+def _summary(job: JobResult) -> dict[str, Any]:
+    return {
+        "status": job.status,
+        "episodes": {"requested": job.requested, **job.counts},
+        "metrics": {name: dataclasses.asdict(metric) for name, metric in job.metrics.items()},
+        "error": job.error,
+        "videos": [*job.videos],
+    }
+
+
+def _verdicts(folder: RunDir) -> dict[str, tuple[str, str | None]]:
+    try:
+        summary = json.loads(folder.summary_file.read_text(encoding="utf-8"))
+        return {name: (job["status"], job["error"]) for name, job in summary["jobs"].items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _row(record: EpisodeRecord) -> dict[str, Any]:
+    row = record.to_json()
+    metrics = row.pop("metrics")
+    return {**row, **{f"metrics.{name}": value for name, value in metrics.items()}}

@@ -1,0 +1,87 @@
+"""A run's results as a table: for a terminal, a log, a notebook."""
+
+from __future__ import annotations
+
+import html as html_escape
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from arena_ray.records import Metric
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from arena_ray.results.run_result import JobResult, RunResult
+
+#: A notebook shows so many videos; more would make it unusable.
+NOTEBOOK_VIDEOS = 12
+
+_HEADINGS = ("job", "status", "episodes", "errors", "success rate", "return", "length")
+
+
+def render(result: RunResult) -> Table:
+    """Return the table that ends a run."""
+    from rich.table import Table
+
+    table = Table(title=f"{result.status}: {result.run_dir}", title_justify="left", caption=_notes(result))
+    for heading in _HEADINGS:
+        table.add_column(heading, justify="left" if heading in ("job", "status") else "right", overflow="fold")
+    for row in _rows(result):
+        table.add_row(*row)
+    return table
+
+
+def text(result: RunResult, width: int = 110) -> str:
+    """Return the table as plain text."""
+    from rich.console import Console
+
+    target = io.StringIO()
+    Console(file=target, width=width, force_terminal=False).print(render(result))
+    return target.getvalue().rstrip()
+
+
+def html(result: RunResult) -> str:
+    """Return the table and the first videos for a notebook; everything from outside is escaped."""
+    heads = "".join(f"<th>{heading}</th>" for heading in _HEADINGS)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{html_escape.escape(cell)}</td>" for cell in row) + "</tr>" for row in _rows(result)
+    )
+    videos = "".join(
+        f'<video src="{html_escape.escape(str(path), quote=True)}" controls preload="metadata" width="240"></video>'
+        for path in result.video_paths()[:NOTEBOOK_VIDEOS]
+    )
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table><div>{videos}</div>"
+
+
+def interval(metric: Metric, *, percent: bool = False) -> str:
+    """Return a metric with its interval, or a dash without data."""
+    if metric.value is None:
+        return "-"
+    scale, unit, digits = (100, " %", 1) if percent else (1, "", 2)
+    value = f"{metric.value * scale:.{digits}f}{unit}"
+    if metric.low is None or metric.high is None:
+        return value
+    return f"{value} [{metric.low * scale:.{digits}f}, {metric.high * scale:.{digits}f}]"
+
+
+def _rows(result: RunResult) -> Iterator[tuple[str, ...]]:
+    for job in result.jobs.values():
+        yield (
+            job.name,
+            job.status if job.error is None else f"{job.status}: {job.error.splitlines()[0][:200]}",
+            _episodes(job),
+            str(job.counts["error"] + job.counts["timeout"]),
+            interval(job.metrics["success_rate"], percent=True),
+            interval(job.metrics["return"]),
+            interval(job.metrics["length"]),
+        )
+
+
+def _episodes(job: JobResult) -> str:
+    requested = "" if job.requested is None else f"/{job.requested}"
+    return f"{job.counts['completed']}{requested}"
+
+
+def _notes(result: RunResult) -> str | None:
+    return "\n".join(f"note: {note}" for note in result.notes) or None

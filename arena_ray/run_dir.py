@@ -1,0 +1,263 @@
+"""The run directory: every file name, atomic replacement, append-only logs, and reading them back."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from arena_ray.errors import RunDirError
+from arena_ray.records import SCHEMA_VERSION, EpisodeRecord
+
+
+def utc_text(moment: datetime.datetime) -> str:
+    """Return a moment as UTC, ISO 8601 with ``Z`` and milliseconds."""
+    return moment.astimezone(datetime.timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def create_timestamped_folder(base: str | os.PathLike[str], now: datetime.datetime) -> Path:
+    """Create ``base/YYYY-MM-DD_HH-MM-SS`` exclusively; if it exists, ``..._1`` and so on.
+
+    Args:
+        base: Parent folder; created if missing.
+        now: Names the folder, in the timezone that it carries.
+
+    Raises:
+        RunDirError: If the folder cannot be created.
+    """
+    stem = Path(base).absolute() / now.strftime("%Y-%m-%d_%H-%M-%S")
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for suffix in range(10_000):
+            path = stem if suffix == 0 else stem.with_name(f"{stem.name}_{suffix}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            return path
+    except OSError as error:
+        raise RunDirError(f"cannot create a run directory in {str(stem.parent)!r}: {error}; choose another base") from error
+    raise RunDirError(f"{stem} and 9,999 names after it exist; choose another base")
+
+
+def strict_json(value: Any, **kwargs: Any) -> str:
+    """Return `value` as JSON; NaN and infinities raise `ValueError` instead of becoming invalid JSON."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, **kwargs)
+
+
+class RunDir:
+    """A run directory. It alone knows the names of its files.
+
+    Args:
+        path: The directory, which exists.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).absolute()
+
+    @classmethod
+    def create(cls, base: str | os.PathLike[str], now: datetime.datetime) -> RunDir:
+        """Create the run directory of a new run; see `create_timestamped_folder`."""
+        return cls(create_timestamped_folder(base, now))
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunDir:
+        """Open an existing run directory.
+
+        Raises:
+            RunDirError: If it has no ``run.json``.
+        """
+        run_dir = cls(path)
+        if not run_dir.run_file.is_file():
+            raise RunDirError(f"{str(path)!r} is not a run directory: it has no run.json; give the folder that a run printed")
+        return run_dir
+
+    @property
+    def run_file(self) -> Path:
+        """What ran: ``run.json``."""
+        return self.path / "run.json"
+
+    @property
+    def summary_file(self) -> Path:
+        """What came out: ``summary.json``."""
+        return self.path / "summary.json"
+
+    @property
+    def episodes_file(self) -> Path:
+        """One line per record: ``episodes.jsonl``, the source of truth."""
+        return self.path / "episodes.jsonl"
+
+    @property
+    def events_file(self) -> Path:
+        """One line per event: ``events.jsonl``."""
+        return self.path / "events.jsonl"
+
+    def job_folder(self, job_name: str) -> Path:
+        """Return the folder of a job's videos."""
+        return self.path / job_name
+
+    def log_folder(self, job_name: str) -> Path:
+        """Return the folder of a job's worker logs."""
+        return self.job_folder(job_name) / "logs"
+
+    def rank_file(self, rank: int) -> Path:
+        """Return where a rank of `torchrun` keeps its records until rank 0 merges them."""
+        return self.path / "ranks" / f"episodes-{rank}.jsonl"
+
+    def relative(self, path: str | os.PathLike[str]) -> str:
+        """Return a path inside the directory as files name it: relative, with ``/``."""
+        return Path(path).relative_to(self.path).as_posix()
+
+    def write_run(self, content: Mapping[str, Any]) -> None:
+        """Replace ``run.json`` atomically."""
+        replace_json(self.run_file, content)
+
+    def write_summary(self, content: Mapping[str, Any]) -> None:
+        """Replace ``summary.json`` atomically."""
+        replace_json(self.summary_file, content)
+
+    def read_run(self) -> dict[str, Any]:
+        """Return the content of ``run.json``.
+
+        Raises:
+            RunDirError: If it cannot be read.
+        """
+        try:
+            content = json.loads(self.run_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunDirError(f"cannot read {self.run_file}: {error}") from error
+        if not isinstance(content, dict):
+            raise RunDirError(f"{self.run_file} holds no JSON object; it was not written by arena-ray")
+        return content
+
+    def records(self) -> Iterator[EpisodeRecord]:
+        """Yield the records of ``episodes.jsonl`` in the order in which they were written.
+
+        Raises:
+            RunDirError: If a whole line is not a record; a torn last line is passed over.
+        """
+        yield from read_records(self.episodes_file)
+
+
+def read_records(path: Path) -> Iterator[EpisodeRecord]:
+    """Yield the records of a JSON-lines file; see `RunDir.records`."""
+    if not path.exists():
+        return
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield EpisodeRecord.from_json(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise RunDirError(f"{path}, line {number}, is not an episode record: {error!r}") from error
+
+
+def replace_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file so that a reader sees the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(strict_json(content, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class LineLog:
+    """An append-only JSON-lines file. A line is with the operating system when `append` returns."""
+
+    def __init__(self, path: Path) -> None:
+        _cut_torn_line(path)
+        self._file: IO[bytes] = path.open("ab", buffering=0)
+
+    def append(self, content: Mapping[str, Any]) -> None:
+        """Append one line."""
+        self._file.write((strict_json(content) + "\n").encode())
+
+    def sync(self) -> None:
+        """Force what was appended to the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Sync and close; may be called again."""
+        if not self._file.closed:
+            self.sync()
+            self._file.close()
+
+    def __enter__(self) -> LineLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Cut off a last line that a crash left without its end."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        tail_start = size
+        while tail_start > 0:
+            step = min(65_536, tail_start)
+            tail_start -= step
+            file.seek(tail_start)
+            end = file.read(step).rfind(b"\n")
+            if end >= 0:
+                file.truncate(tail_start + end + 1)
+                return
+        file.truncate(0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where a run comes from; stands in ``run.json``."""
+
+    argv: tuple[str, ...]
+    git: Mapping[str, Any] | None
+    versions: Mapping[str, str]
+    hardware: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the mapping that stands in ``run.json``."""
+        return {**dataclasses.asdict(self), "argv": [*self.argv]}
+
+
+def run_document(
+    *, status: str, jobs: Any, settings: Mapping[str, Any], provenance: Provenance, notes: list[str], started_at: str,
+    finished_at: str | None,
+) -> dict[str, Any]:
+    """Return the content of ``run.json``."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "status": status,
+        "jobs": jobs,
+        "settings": dict(settings),
+        **provenance.to_json(),
+        "notes": notes,
+        "started_at": started_at,
+        "finished_at": finished_at,
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Return commit and cleanness of the git work tree that `folder` lies in, or ``None``."""
+    def ask(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,304 @@
+"""What a user asks for: jobs, their parts, the settings of a run, and the chunk that is dispatched.
+
+All of it is frozen plain data that crosses process boundaries. The words are those of the job file; `config` reads
+files into these types and words the errors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, field_validator, model_validator
+from pydantic.dataclasses import dataclass as validated_dataclass
+
+#: Built-in policies, by the name that the job file uses.
+POLICY_TYPES = ("zero", "random", "torch", "sb3")
+
+#: Names that a job cannot have because the run directory has a file of that name.
+RESERVED_JOB_NAMES = frozenset(
+    {"run.json", "episodes.jsonl", "events.jsonl", "replays.jsonl", "summary.json", "report.html", "ranks"}
+)
+
+JOB_NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+ENTRY_POINT_PATTERN = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
+
+_NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+_Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+_Count = Annotated[StrictInt, Field(ge=1)]
+_SEED = Annotated[StrictInt, Field(ge=0)]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def check_entry_point(text: str) -> str:
+    """Return `text` if it has the form ``package.module:attribute``.
+
+    Raises:
+        ValueError: If it has not. The module is not imported here: it is imported where the workers are.
+    """
+    if not re.fullmatch(ENTRY_POINT_PATTERN, text):
+        raise ValueError(f"{text!r} is not an entry point; write 'package.module:attribute'")
+    return text
+
+
+class EnvRef(_Spec):
+    """Which environment to build: a Gymnasium id or an entry point, and its keyword arguments."""
+
+    id: Annotated[StrictStr, Field(min_length=1)] | None = None
+    """Gymnasium id; ``module:Name-v0`` imports the module first."""
+    entry_point: StrictStr | None = None
+    """``package.module:attribute`` of a factory, called once per slot with `kwargs`."""
+    kwargs: Mapping[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of `gymnasium.make` or of the factory."""
+    seed_hook: StrictStr | None = None
+    """``package.module:function``, called as ``function(env, seed)`` before every reset."""
+
+    @field_validator("entry_point", "seed_hook")
+    @classmethod
+    def _entry_point_form(cls, value: str | None) -> str | None:
+        return None if value is None else check_entry_point(value)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> EnvRef:
+        if (self.id is None) == (self.entry_point is None):
+            raise ValueError("give exactly one of 'id' (a Gymnasium id) and 'entry_point' (package.module:attribute)")
+        return self
+
+
+class PolicyRef(_Spec):
+    """Which policy to build: a built-in type or an entry point, and its keyword arguments."""
+
+    type: Literal["zero", "random", "torch", "sb3"] | None = None
+    """A built-in policy."""
+    entry_point: StrictStr | None = None
+    """``package.module:attribute`` of a factory, called once per worker with `kwargs`."""
+    kwargs: Mapping[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the factory."""
+
+    @field_validator("entry_point")
+    @classmethod
+    def _entry_point_form(cls, value: str | None) -> str | None:
+        return None if value is None else check_entry_point(value)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> PolicyRef:
+        if (self.type is None) == (self.entry_point is None):
+            raise ValueError(
+                f"give exactly one of 'type' ({' | '.join(POLICY_TYPES)}) and 'entry_point' (package.module:attribute)"
+            )
+        return self
+
+
+class SuccessSpec(_Spec):
+    """Where an episode's success stands in `info`."""
+
+    key: StrictStr | None = None
+    """Key of `info`; ``null`` looks for ``is_success``, then ``success``."""
+    when: Literal["last", "any"] = "last"
+    """``last``: the value at the episode's last step; ``any``: true at any step."""
+
+
+class MetricSpec(_Spec):
+    """A number from `info` that each episode record carries."""
+
+    key: Annotated[StrictStr, Field(min_length=1)]
+    """Key of `info`."""
+    reduce: Literal["last", "sum", "mean", "max"] = "last"
+    """How the values of an episode's steps become one number."""
+
+
+class Resources(_Spec):
+    """What one worker needs."""
+
+    num_gpus: _NonNegative = 0
+    """GPUs per worker; a fraction shares one GPU among workers."""
+    num_cpus: _NonNegative = 1
+    """CPU cores per worker."""
+
+    @field_validator("num_gpus", "num_cpus")
+    @classmethod
+    def _whole_above_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(f"{value} is not possible: above 1, Ray takes whole numbers only")
+        return value
+
+
+@validated_dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
+class VideoRecordingCfg:
+    """What to record. After IsaacLab-Arena's class of the same name (PR #801).
+
+    Attributes:
+        record_viewport_video: Record what `env.render()` shows.
+        record_camera_video: Record every camera in the observation's ``camera_obs``.
+        video_base_dir: Folder of the videos. In a run it is the job's folder in the run directory.
+        camera_name_prefix: First part of a camera video's file name.
+        fps: Frames per second of the files; ``None``: the environment's ``render_fps``, else 30.
+        save_partial_episodes: Keep, under its final name, the video of an episode that a clean `close()` cuts off.
+        encoder: ``pyav`` encodes in process, ``imageio-ffmpeg`` through a pipe; ``auto`` takes the first that works.
+    """
+
+    record_viewport_video: StrictBool = False
+    record_camera_video: StrictBool = False
+    video_base_dir: str = "videos"
+    camera_name_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "robot-cam"
+    fps: _Positive | None = None
+    save_partial_episodes: StrictBool = False
+    encoder: Literal["auto", "pyav", "imageio-ffmpeg"] = "auto"
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is recorded."""
+        return self.record_viewport_video or self.record_camera_video
+
+    @property
+    def render_mode(self) -> Literal["rgb_array"] | None:
+        """The `render_mode` that the environment must be built with; ``None`` when the viewport is not recorded."""
+        return "rgb_array" if self.record_viewport_video else None
+
+
+class EvalJob(_Spec):
+    """One (environment, policy, budget) to evaluate. Its name is a folder of the run directory."""
+
+    name: StrictStr
+    """Unique; letters, digits, ``.``, ``_`` and ``-``, at most 100, first a letter or digit."""
+    env: EnvRef
+    policy: PolicyRef
+    num_episodes: _Count | None = None
+    """Episodes to run: exactly so many get a record. Excludes `num_steps`."""
+    num_steps: _Count | None = None
+    """Environment steps over all slots of one worker; the episode that the end cuts off gives no record."""
+    num_envs: _Count = 1
+    """Slots per worker."""
+    vectorization: Literal["sync", "async"] = "sync"
+    """``sync``: slots are stepped in the worker's process; ``async``: each in a child process."""
+    num_rebuilds: _Count = 1
+    """Build the environment anew so many times, the episodes split evenly between the builds."""
+    seed: _SEED = 0
+    """The seed of episode E is derived from ``(seed, E)``."""
+    success: SuccessSpec = SuccessSpec()
+    metrics: tuple[MetricSpec, ...] = ()
+    """Numbers from `info`; a bare key means ``{key: KEY, reduce: last}``."""
+    language_instruction: StrictStr | None = None
+    """Handed to the policy."""
+    resources: Resources = Resources()
+    video: VideoRecordingCfg = VideoRecordingCfg()
+    tags: Mapping[str, StrictStr | StrictInt | float | StrictBool] = Field(default_factory=dict)
+    """Free; reports group by them."""
+
+    @field_validator("name")
+    @classmethod
+    def _safe_name(cls, value: str) -> str:
+        if not re.fullmatch(JOB_NAME_PATTERN, value):
+            raise ValueError(
+                f"{value!r} is not a safe folder name; use letters, digits, '.', '_' and '-', at most 100, "
+                "the first a letter or digit"
+            )
+        if value.lower() in RESERVED_JOB_NAMES:
+            raise ValueError(f"{value!r} is the name of a file of the run directory; choose another")
+        return value
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _bare_keys(cls, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return tuple({"key": item} if isinstance(item, str) else item for item in value)
+        return value
+
+    @field_validator("metrics")
+    @classmethod
+    def _unique_metrics(cls, value: tuple[MetricSpec, ...]) -> tuple[MetricSpec, ...]:
+        keys = [metric.key for metric in value]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(map(repr, twice))} named twice; each metric once")
+        taken = sorted({"success_rate", "return", "length"} & set(keys))
+        if taken:
+            raise ValueError(f"{', '.join(map(repr, taken))} is a metric of every job already; leave it out")
+        return value
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> EvalJob:
+        if (self.num_episodes is None) == (self.num_steps is None):
+            found = "neither" if self.num_episodes is None else "both"
+            raise ValueError(f"give exactly one of 'num_episodes' and 'num_steps'; found {found}")
+        if self.num_rebuilds > 1 and self.num_episodes is None:
+            raise ValueError("'num_rebuilds' splits episodes; give 'num_episodes', not 'num_steps'")
+        if self.num_episodes is not None and self.num_rebuilds > self.num_episodes:
+            raise ValueError(f"'num_rebuilds' {self.num_rebuilds} is more than 'num_episodes' {self.num_episodes}")
+        return self
+
+
+class RunSettings(_Spec):
+    """The flags of a run; the job file's ``run`` section has the same names, and flags win."""
+
+    record_viewport_video: StrictBool = False
+    """Record `env.render()` of every job."""
+    record_camera_video: StrictBool = False
+    """Record the cameras of every job."""
+    video_base_dir: Annotated[StrictStr, Field(min_length=1)] = "outputs"
+    """Where the timestamped run directory is created."""
+    chunk_size: _Count | Literal["auto"] = "auto"
+    """Episodes per chunk."""
+    num_workers: _Count | None = None
+    """Workers at a time; ``null``: what the resources allow."""
+    continue_on_error: StrictBool = False
+    """Go on with other episodes after one failed."""
+    max_attempts: _Count = 3
+    """Tries of an episode whose worker died."""
+    episode_timeout: _Positive | None = None
+    """Seconds of wall time that one episode may take, reset to end."""
+    stall_timeout: _Positive = 300
+    """Seconds without any environment step after which a worker is given up."""
+    start_timeout: _Positive = 600
+    """Seconds that building environment and policy may take."""
+    isolation: Literal["run", "job", "chunk"] = "job"
+    """How long a worker process is reused."""
+    address: StrictStr | None = None
+    """Ray cluster to connect to; ``null`` starts Ray on this machine."""
+    inline: StrictBool = False
+    """No Ray: run in this process."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """The unit of dispatch: some episodes of a job, in order, for one worker.
+
+    Attributes:
+        job: The job.
+        index: Counts the chunks of the job, from 0; a chunk that is tried again gets a new one.
+        episodes: Episode indices within the job, ascending; empty when `num_steps` is the budget.
+        attempt: The attempt that this is for each of the episodes; 1 is the first.
+        num_steps: Budget in environment steps, or ``None``.
+        rebuild: Which build of the environment (``num_rebuilds``) the episodes belong to.
+        probe_seeding: Whether to check first that `reset(seed)` is honoured.
+        stop_on_error: Whether to start no further episode once one failed.
+    """
+
+    job: EvalJob
+    index: int
+    episodes: tuple[int, ...]
+    attempt: int = 1
+    num_steps: int | None = None
+    rebuild: int = 0
+    probe_seeding: bool = False
+    stop_on_error: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSetup:
+    """What every worker of a run is told once.
+
+    Attributes:
+        run_dir: Absolute path of the run directory.
+        python_path: Folders that are put in front of `sys.path`, so that the user's own modules can be imported.
+        rank: ``(rank, world size)`` under `torchrun`, else ``None``.
+    """
+
+    run_dir: str
+    python_path: tuple[str, ...] = ()
+    rank: tuple[int, int] | None = None

@@ -1,0 +1,160 @@
+"""The remote side: builds environment and policy, runs chunks, streams events. It knows nothing of Ray.
+
+    environment in the recorders -> policy -> episodes -> events
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from arena_ray import devices
+from arena_ray.envs import Slots, open_slots
+from arena_ray.envs.base import describe_error
+from arena_ray.policies import Policy, open_policy
+from arena_ray.policies.base import PolicyContext
+from arena_ray.records import Event, Failure, WorkerInfo, WorkerReady
+from arena_ray.rollout import Events, Rollout
+from arena_ray.run_dir import RunDir
+from arena_ray.specs import Chunk, EvalJob, WorkerSetup
+
+logger = logging.getLogger("arena_ray")
+
+
+class EvalWorker:
+    """Runs chunks, one after the other, and keeps environment and policy between chunks of one job.
+
+    Args:
+        setup: What every worker of the run is told.
+        gpus: Ids of the GPUs that this process was given; opaque.
+        local_rank: Under `torchrun`, which of the visible GPUs is this rank's.
+    """
+
+    def __init__(self, setup: WorkerSetup, gpus: Sequence[str] = (), local_rank: int | None = None) -> None:
+        devices.prepare_process()
+        for folder in reversed(setup.python_path):
+            if folder not in sys.path:
+                sys.path.insert(0, folder)
+        self._setup = setup
+        self._run_dir = RunDir(setup.run_dir)
+        self._device = (tuple(gpus), local_rank)
+        self._info = WorkerInfo(host=socket.gethostname(), pid=os.getpid(), gpus=tuple(gpus))
+        self._built_for: tuple[EvalJob, int] | None = None
+        self._slots: Slots | None = None
+        self._policy: Policy | None = None
+
+    def run(self, chunk: Chunk, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Events]:
+        """Yield what happens while a chunk is run; it never raises what environment or policy raise.
+
+        Args:
+            chunk: What to run.
+            should_stop: Asked before an episode starts; True lets those in flight finish and starts no other.
+        """
+        with self._log_to_job_folder(chunk):
+            logger.info("chunk begins: %d episodes, attempt %d", len(chunk.episodes), chunk.attempt)
+            try:
+                ready = self._prepare(chunk)
+            except Exception as error:
+                logger.exception("building environment or policy failed")
+                self.close()
+                yield (Failure(kind="build", error=describe_error(error)),)
+                return
+            yield ready
+            yield from self._roll_out(chunk, should_stop)
+            logger.info("chunk ends")
+
+    def _roll_out(self, chunk: Chunk, should_stop: Callable[[], bool]) -> Iterator[Events]:
+        assert self._slots is not None
+        assert self._policy is not None
+        rollout = Rollout(
+            chunk, self._slots, lambda: self._open_slots(chunk.job), self._policy, self._info, self._run_dir.path,
+            should_stop,
+        )
+        try:
+            for events in rollout.run():
+                self._slots = rollout.slots
+                yield events
+            self._slots = rollout.slots
+        except Exception as error:
+            logger.exception("the chunk cannot go on")
+            self.close()
+            yield (Failure(kind="worker", error=describe_error(error)),)
+
+    def _prepare(self, chunk: Chunk) -> Events:
+        """Build what the chunk needs, unless it is there already."""
+        started = time.perf_counter()
+        wanted = (chunk.job, chunk.rebuild)
+        events: list[Event] = []
+        if self._built_for != wanted:
+            self.close()
+            self._slots = self._open_slots(chunk.job)
+            self._policy, device = self._open_policy(chunk.job, self._slots)
+            self._built_for = wanted
+            notice = devices.missing_gpu_notice(self._device[0], device)
+            events += [notice] if notice is not None else []
+        return (WorkerReady(worker=self._info, build_s=time.perf_counter() - started), *events)
+
+    def _open_slots(self, job: EvalJob) -> Slots:
+        return open_slots(job, self._run_dir.job_folder(job.name))
+
+    def _open_policy(self, job: EvalJob, slots: Slots) -> tuple[Policy, str]:
+        device = devices.torch_device(*self._device)
+        context = PolicyContext(
+            observation_space=slots.observation_space,
+            action_space=slots.action_space,
+            num_slots=slots.num_slots,
+            device=device,
+            language_instruction=job.language_instruction,
+            folders=(*self._setup.python_path, ""),
+        )
+        policy = open_policy(job, context)
+        _limit_torch_threads(job.resources.num_cpus)
+        return policy, device
+
+    def close(self) -> None:
+        """Close environment and policy; may be called again, and never raises."""
+        policy, slots = self._policy, self._slots
+        self._policy = self._slots = self._built_for = None
+        if policy is not None:
+            try:
+                policy.close()
+            except Exception:
+                logger.exception("closing the policy failed")
+        if slots is not None:
+            slots.close()
+
+    @contextlib.contextmanager
+    def _log_to_job_folder(self, chunk: Chunk) -> Iterator[None]:
+        """Send the package's log lines, with job, chunk and rank, to a file of this worker."""
+        folder = self._run_dir.log_folder(chunk.job.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(folder / f"{self._info.host}-{self._info.pid}.log", encoding="utf-8")
+        rank = "" if self._setup.rank is None else f"[Rank {self._setup.rank[0]}/{self._setup.rank[1]}] "
+        prefix = f"{rank}[{chunk.job.name} chunk {chunk.index}]".replace("%", "%%")
+        handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {prefix} %(message)s"))
+        logger.addHandler(handler)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+def _limit_torch_threads(num_cpus: float) -> None:
+    """Keep torch within the worker's cores: more threads slow every worker down, and change how sums are rounded."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(max(1, int(num_cpus)))
+
+
+def log_path(run_dir: str | os.PathLike[str], job_name: str, worker: WorkerInfo) -> Path:
+    """Return where a worker logs a job."""
+    return RunDir(run_dir).log_folder(job_name) / f"{worker.host}-{worker.pid}.log"
