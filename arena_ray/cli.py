@@ -1,0 +1,248 @@
+"""The command line: ``arena-ray run | policy | schema | doctor``. It chooses the pool and the display.
+
+Flags have underscores, as in the Isaac Lab family. Exit codes: 0 every requested episode is completed; 1 some are not;
+2 bad input, nothing started; 3 no node could run a worker; 130 and 143 after SIGINT and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import click
+
+from arena_ray import __version__
+from arena_ray.errors import ArenaError, NotEnoughResourcesError, nearest
+from arena_ray.specs import POLICY_TYPES, RunSettings
+
+#: Spellings of IsaacLab-Arena before its PR #801.
+RETIRED_FLAGS = {
+    "--video": "--record_viewport_video",
+    "--camera_video": "--record_camera_video",
+    "--video_dir": "--video_base_dir",
+}
+
+_ENV_ID = re.compile(r"(?:[\w.]+:)?[\w./-]+-v\d+")
+
+
+class _Command(click.Command):
+    """A command whose errors name the right flag."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        flags = {option for parameter in self.params for option in parameter.opts if option.startswith("--")}
+        for arg in args:
+            if arg == "--":
+                break
+            self._check_spelling(arg.split("=", 1)[0], flags, ctx)
+        return super().parse_args(ctx, args)
+
+    def _check_spelling(self, flag: str, flags: set[str], ctx: click.Context) -> None:
+        if not flag.startswith("--") or flag in flags or flag == "--help":
+            return
+        underscored = "--" + flag[2:].replace("-", "_")
+        right = RETIRED_FLAGS.get(underscored, underscored)
+        if right in flags:
+            raise click.UsageError(f"there is no flag {flag}; it is called {right}", ctx)
+        raise click.UsageError(f"there is no flag {flag}; {nearest(flag, flags)}", ctx)
+
+
+class _ChunkSize(click.ParamType):
+    """A positive number of episodes, or ``auto``."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "auto" or isinstance(value, int):
+            return value
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number of episodes nor 'auto'", param, ctx)
+
+
+def _run_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add a flag for each setting of a run; its help is the setting's documentation."""
+    for name, field in reversed(RunSettings.model_fields.items()):
+        description = (field.description or "").replace("``", "").replace("null", "none")
+        if field.default is not None and not isinstance(field.default, bool):
+            description += f" Default: {field.default}."
+        command = click.option(f"--{name}", name, default=None, help=description, **_flag_type(name, field.annotation))(command)
+    return command
+
+
+def _flag_type(name: str, annotation: Any) -> dict[str, Any]:
+    if name == "chunk_size":
+        return {"type": _ChunkSize()}
+    choices = typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
+    if choices:
+        return {"type": click.Choice(choices)}
+    for kind in (bool, int, float):
+        if kind in _plain_types(annotation):
+            return {"is_flag": True, "flag_value": True} if kind is bool else {"type": kind, "metavar": "N"}
+    return {"type": str, "metavar": "TEXT"}
+
+
+def _plain_types(annotation: Any) -> set[Any]:
+    """Return the types inside unions and `Annotated`."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+        return set().union(*(_plain_types(part) for part in typing.get_args(annotation)))
+    return {annotation} if isinstance(annotation, type) else set()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="arena-ray")
+def cli() -> None:
+    """Find out how good a policy really is: policies x environments x episodes, on a laptop or a cluster."""
+
+
+@cli.command(cls=_Command)
+@click.argument("jobs", required=False)
+@click.argument("overrides", nargs=-1)
+@click.option("--eval_jobs_config", metavar="FILE", help="The job file, as IsaacLab-Arena calls it.")
+@_run_flags
+def run(jobs: str | None, overrides: Sequence[str], eval_jobs_config: str | None, **flags: Any) -> int:
+    """Run all jobs of the file JOBS; an override is NAME:key=value, '*:num_episodes=5' overrides every job."""
+    if eval_jobs_config is not None:
+        overrides = [*([jobs] if jobs is not None else []), *overrides]
+        jobs = eval_jobs_config
+    elif jobs is not None and _is_override(jobs):
+        paths = [word for word in overrides if not _is_override(word)]
+        overrides = [jobs, *(word for word in overrides if word not in paths[:1])]
+        jobs = paths[0] if paths else None
+    if jobs is None:
+        raise click.UsageError("no job file; give its path, e.g. arena-ray run jobs.yaml")
+    from arena_ray.config import load_plan
+
+    return _execute(load_plan(jobs, overrides, _given(flags)))
+
+
+@cli.command(cls=_Command)
+@click.option("--env", required=True, metavar="ID_OR_ENTRY_POINT", help="Gymnasium id, or package.module:factory.")
+@click.option("--policy", required=True, metavar="TYPE_OR_ENTRY_POINT", help=f"{' | '.join(POLICY_TYPES)}, or package.module:factory.")
+@click.option("--env_kwargs", metavar="JSON", help="Keyword arguments of the environment.")
+@click.option("--policy_kwargs", metavar="JSON", help="Keyword arguments of the policy.")
+@click.option("--num_episodes", type=int, help="Episodes to run.")
+@click.option("--num_steps", type=int, help="Environment steps to run, over all slots of the worker.")
+@click.option("--num_envs", type=int, help="Slots per worker.")
+@click.option("--seed", type=int, help="Seed of the job.")
+@click.option("--language_instruction", help="Handed to the policy.")
+@_run_flags
+def policy(env: str, policy: str, env_kwargs: str | None, policy_kwargs: str | None, **options: Any) -> int:
+    """Run one policy on one environment, without a job file. Under torchrun, episodes are divided over the ranks."""
+    job_keys = ("num_episodes", "num_steps", "num_envs", "seed", "language_instruction")
+    job = {key: value for key in job_keys if (value := options.pop(key)) is not None}
+    job["name"] = "policy"
+    job["env"] = {_env_key(env): env, "kwargs": _json_mapping("--env_kwargs", env_kwargs)}
+    key = "entry_point" if ":" in policy else "type"
+    job["policy"] = {key: policy, "kwargs": _json_mapping("--policy_kwargs", policy_kwargs)}
+    from arena_ray.config import load_plan
+
+    plan = load_plan({"jobs": [job]}, (), _given(options))
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        from arena_ray.policy_runner import run_rank
+
+        return run_rank(plan)
+    return _execute(plan)
+
+
+@cli.command(cls=_Command)
+def schema() -> int:
+    """Print the JSON Schema of a job file."""
+    from arena_ray.config import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+@cli.command(cls=_Command)
+@click.option("--address", help="Ray cluster to look at; without it, Ray on this machine.")
+def doctor(address: str | None) -> int:
+    """Say what this machine or cluster has, and what to do about what is missing."""
+    from arena_ray.doctor import examine
+
+    return examine(address)
+
+
+def _execute(plan: Any) -> int:
+    """Run a plan with a display; print the table and, last, the run directory."""
+    from arena_ray.eval_runner import Run
+    from arena_ray.pools import open_pool
+    from arena_ray.report import open_progress
+
+    run = Run(plan, open_progress())
+    result = run.execute(open_pool(plan.settings))
+    print_result(result)
+    if result.status == "completed":
+        return 0
+    return 1 if run.signal is None else 128 + run.signal
+
+
+def print_result(result: Any) -> None:
+    """Print a result's table, and its run directory as the last line."""
+    from rich.console import Console
+
+    Console(soft_wrap=False).print(result)
+    click.echo(str(result.run_dir))
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _is_override(word: str) -> bool:
+    return "=" in word and ":" in word.split("=", 1)[0]
+
+
+def _env_key(env: str) -> str:
+    return "id" if ":" not in env or _ENV_ID.fullmatch(env) else "entry_point"
+
+
+def _json_mapping(flag: str, text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"{flag}: {text!r} is not JSON ({error}); write e.g. '{{\"key\": 1}}'") from error
+    if not isinstance(value, dict):
+        raise click.UsageError(f"{flag}: {text!r} is not a JSON object; write e.g. '{{\"key\": 1}}'")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit."""
+    sys.exit(run_command(argv))
+
+
+def run_command(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code.
+
+    Args:
+        argv: The words after ``arena-ray``; by default this process's.
+    """
+    try:
+        return int(cli.main(args=None if argv is None else list(argv), prog_name="arena-ray", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    except NotEnoughResourcesError as error:
+        click.echo(f"error: {error}", err=True)
+        return 3
+    except ArenaError as error:
+        click.echo(f"error: {error}", err=True)
+        return 2
+
+
+if __name__ == "__main__":
+    main()

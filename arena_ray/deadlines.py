@@ -1,0 +1,77 @@
+"""Until when each running chunk must be heard of: the only place where the driver looks at the time of workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from arena_ray.records import EpisodeRecord, EpisodeStarted, Event, Progress, WorkerReady
+from arena_ray.specs import Chunk, RunSettings
+
+
+class Deadlines:
+    """Watches running chunks: for their start, for silence, and for whole episodes.
+
+    Args:
+        settings: With `start_timeout`, `stall_timeout` and `episode_timeout`, seconds.
+    """
+
+    def __init__(self, settings: RunSettings) -> None:
+        self._settings = settings
+        self._building: dict[tuple[str, int], tuple[Chunk, float]] = {}
+        self._heard: dict[tuple[str, int], tuple[Chunk, float, int]] = {}
+        self._episodes: dict[tuple[str, int], dict[int, float]] = {}
+
+    def submitted(self, chunk: Chunk) -> None:
+        """Begin to wait for a chunk's worker."""
+        self._building[_key(chunk)] = (chunk, time.monotonic())
+        self._episodes[_key(chunk)] = {}
+
+    def heard(self, chunk: Chunk, item: Event) -> None:
+        """Note what a worker said."""
+        key, now = _key(chunk), time.monotonic()
+        if isinstance(item, WorkerReady):
+            self._building.pop(key, None)
+            self._heard[key] = (chunk, now, -1)
+        elif isinstance(item, Progress):
+            if item.steps > self._heard.get(key, (chunk, now, -1))[2]:
+                self._heard[key] = (chunk, now, item.steps)
+        elif isinstance(item, EpisodeStarted):
+            self._episodes[key][item.episode] = now
+        elif isinstance(item, EpisodeRecord):
+            self._episodes.get(key, {}).pop(item.episode, None)
+
+    def over(self, chunk: Chunk) -> None:
+        """Forget a chunk."""
+        for table in (self._building, self._heard, self._episodes):
+            table.pop(_key(chunk), None)
+
+    def passed(self) -> Iterator[tuple[Chunk, str, str]]:
+        """Yield the chunks whose deadline has passed, once each: chunk, cause, message."""
+        now, settings = time.monotonic(), self._settings
+        for chunk, since in list(self._building.values()):
+            if now - since > settings.start_timeout:
+                yield self._give_up(chunk, "start_timeout", f"not built after {settings.start_timeout:g} s")
+        for chunk, since, _ in list(self._heard.values()):
+            late = self._late_episode(chunk, now)
+            if late is not None:
+                message = f"episode {late} took longer than {settings.episode_timeout:g} s"
+                yield self._give_up(chunk, "episode_timeout", message)
+            elif now - since > settings.stall_timeout:
+                yield self._give_up(chunk, "stalled", f"no environment step for {settings.stall_timeout:g} s")
+
+    def _late_episode(self, chunk: Chunk, now: float) -> int | None:
+        limit = self._settings.episode_timeout
+        started = self._episodes.get(_key(chunk), {})
+        if limit is None:
+            return None
+        return next((episode for episode, since in started.items() if now - since > limit), None)
+
+    def _give_up(self, chunk: Chunk, cause: str, message: str) -> tuple[Chunk, str, str]:
+        self._building.pop(_key(chunk), None)
+        self._heard.pop(_key(chunk), None)
+        return chunk, cause, message
+
+
+def _key(chunk: Chunk) -> tuple[str, int]:
+    return chunk.job.name, chunk.index
