@@ -1,0 +1,164 @@
+"""``arena-ray doctor``: what this machine or cluster has, and what to do about what is missing.
+
+Everything is tried, not looked up: a frame is rendered, a video encoded and read back. What may crash or hang runs in
+a child process with a time limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from arena_ray.journal import versions
+from arena_ray.specs import RunSettings
+
+#: Seconds that one check may take.
+CHECK_TIMEOUT_S = 60
+
+_RENDER_CLASSIC = """
+import gymnasium
+env = gymnasium.make("CartPole-v1", render_mode="rgb_array"); env.reset(seed=0)
+assert env.render().max() > 0
+"""
+
+_RENDER_MUJOCO = """
+import mujoco
+model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><light pos='0 0 3'/><geom size='1'/></worldbody></mujoco>")
+data = mujoco.MjData(model); mujoco.mj_forward(model, data)
+with mujoco.Renderer(model, 64, 64) as renderer:
+    renderer.update_scene(data); assert renderer.render().max() > 0
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was tried.
+
+    Attributes:
+        topic: What was tried.
+        found: What was found, for people.
+        ok: Whether it works.
+        needed: Whether runs need it; other things are for some jobs only.
+        advice: What to do when it does not work.
+    """
+
+    topic: str
+    found: str
+    ok: bool
+    needed: bool = False
+    advice: str = ""
+
+
+def examine(address: str | None) -> int:
+    """Print what there is; return 0 if the main job can run, 1 if something that it needs is missing.
+
+    Args:
+        address: Ray cluster to look at; ``None``: Ray on this machine.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "topic", "found", "what to do", title="arena-ray doctor", title_justify="left")
+    findings = list(findings_of(address))
+    for finding in findings:
+        mark = "ok" if finding.ok else "MISSING" if finding.needed else "-"
+        table.add_row(mark, finding.topic, finding.found, "" if finding.ok else finding.advice)
+    Console().print(table)
+    return 0 if all(finding.ok for finding in findings if finding.needed) else 1
+
+
+def findings_of(address: str | None) -> Iterator[Finding]:
+    """Yield what was tried, one after the other."""
+    yield Finding(topic="versions", found=", ".join(f"{name} {text}" for name, text in versions().items()), ok=True)
+    yield _ray(address)
+    yield _gpus()
+    yield _render("renderer: classic control", _RENDER_CLASSIC, {}, 'pip install "gymnasium[classic-control]"', needed=True)
+    for name, package in (("egl", "libegl1 libgl1-mesa-dri"), ("osmesa", "libosmesa6 libgl1-mesa-dri")):
+        advice = f'apt-get install -y {package}; pip install "arena-ray[robotics]"'
+        yield _render(f"renderer: MuJoCo {name}", _RENDER_MUJOCO, {"MUJOCO_GL": name}, advice)
+    yield _encoder("pyav", 'pip install --force-reinstall "av>=14"')
+    yield _encoder("imageio-ffmpeg", "pip install --force-reinstall imageio-ffmpeg")
+
+
+def _ray(address: str | None) -> Finding:
+    """Start Ray here, or connect to the cluster, and ask what it has."""
+    from arena_ray.pools import open_pool
+
+    try:
+        with contextlib.closing(open_pool(RunSettings(address=address))) as pool:
+            nodes = pool.hardware()["nodes"]
+    except Exception as error:
+        return Finding(
+            topic="ray", found=f"{type(error).__name__}: {error}", ok=False, needed=True,
+            advice="check the address, and RAY_AUTH_MODE and the token if the cluster asks for one; `ray status` must work",
+        )
+    text = "; ".join(f"{node.get('num_cpus', 0):g} CPUs, {node.get('num_gpus', 0):g} GPUs" for node in nodes)
+    return Finding(topic="ray", found=f"{len(nodes)} nodes: {text}", ok=True, needed=True)
+
+
+def _gpus() -> Finding:
+    code = "import torch; print([torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())])"
+    ok, text = _in_child(code, {})
+    found = text if ok else "torch cannot be asked"
+    return Finding(
+        topic="torch: GPUs", found=found, ok=ok and text != "[]",
+        advice="without a GPU policies run on the CPU; with one, check nvidia-smi and install a CUDA build of torch",
+    )
+
+
+def _render(topic: str, code: str, environ: dict[str, str], advice: str, needed: bool = False) -> Finding:
+    ok, text = _in_child(code, environ)
+    found = "a frame was rendered" if ok else text
+    return Finding(topic=topic, found=found, ok=ok, needed=needed, advice=advice)
+
+
+def _encoder(name: str, advice: str) -> Finding:
+    """Encode a second of video and read it back."""
+    with tempfile.TemporaryDirectory() as folder:
+        error = _failure_of(lambda: _encode_and_decode(name, Path(folder, "test.mp4")))
+    found = "30 frames were encoded and read back" if error is None else error
+    return Finding(topic=f"encoder: {name}", found=found, ok=error is None, needed=name == "pyav", advice=advice)
+
+
+def _encode_and_decode(name: str, path: Path) -> None:
+    import imageio.v3
+    import numpy as np
+
+    from arena_ray.video.encoder import resolve_encoder
+
+    encoder = resolve_encoder(name)(path, 64, 64, 30)
+    for level in range(30):
+        encoder.write(np.full((64, 64, 3), 8 * level, dtype=np.uint8))
+    encoder.close()
+    frames = sum(1 for _ in imageio.v3.imiter(path))
+    if frames != 30:
+        raise RuntimeError(f"30 frames were encoded, {frames} came back")
+
+
+def _failure_of(attempt: Callable[[], None]) -> str | None:
+    try:
+        attempt()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _in_child(code: str, environ: dict[str, str]) -> tuple[bool, str]:
+    """Run Python code in a child; return whether it succeeded, and what it printed or its last line of error."""
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, **environ}, capture_output=True, text=True,
+            timeout=CHECK_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"no answer in {CHECK_TIMEOUT_S} s"
+    if child.returncode == 0:
+        return True, child.stdout.strip()
+    lines = child.stderr.strip().splitlines()
+    return False, lines[-1] if lines else f"exit code {child.returncode}"
