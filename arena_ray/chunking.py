@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -33,7 +34,7 @@ def rebuild_bounds(num_episodes: int, num_rebuilds: int) -> list[tuple[int, int]
     """
     short, longer = divmod(num_episodes, num_rebuilds)
     starts = [index * short + min(index, longer) for index in range(num_rebuilds + 1)]
-    return list(zip(starts[:-1], starts[1:], strict=True))
+    return list(itertools.pairwise(starts))
 
 
 def chunk_length(remaining: int, num_workers: int, num_slots: int, mean_episode_s: float | None) -> int:

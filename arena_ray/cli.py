@@ -53,7 +53,7 @@ class _Command(click.Command):
         raise click.UsageError(f"there is no flag {flag}; {nearest(flag, flags)}", ctx)
 
 
-class _ChunkSize(click.ParamType):
+class _ChunkSize(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """A positive number of episodes, or ``auto``."""
 
     name = "N|auto"
@@ -73,7 +73,9 @@ def _run_flags(command: Callable[..., Any]) -> Callable[..., Any]:
         description = (field.description or "").replace("``", "").replace("null", "none")
         if field.default is not None and not isinstance(field.default, bool):
             description += f" Default: {field.default}."
-        command = click.option(f"--{name}", name, default=None, help=description, **_flag_type(name, field.annotation))(command)
+        command = click.option(f"--{name}", name, default=None, help=description, **_flag_type(name, field.annotation))(
+            command
+        )
     return command
 
 
@@ -125,7 +127,12 @@ def run(jobs: str | None, overrides: Sequence[str], eval_jobs_config: str | None
 
 @cli.command(cls=_Command)
 @click.option("--env", required=True, metavar="ID_OR_ENTRY_POINT", help="Gymnasium id, or package.module:factory.")
-@click.option("--policy", required=True, metavar="TYPE_OR_ENTRY_POINT", help=f"{' | '.join(POLICY_TYPES)}, or package.module:factory.")
+@click.option(
+    "--policy",
+    required=True,
+    metavar="TYPE_OR_ENTRY_POINT",
+    help=f"{' | '.join(POLICY_TYPES)}, or package.module:factory.",
+)
 @click.option("--env_kwargs", metavar="JSON", help="Keyword arguments of the environment.")
 @click.option("--policy_kwargs", metavar="JSON", help="Keyword arguments of the policy.")
 @click.option("--num_episodes", type=int, help="Episodes to run.")
@@ -228,7 +235,9 @@ def run_command(argv: Sequence[str] | None = None) -> int:
         argv: The words after ``arena-ray``; by default this process's.
     """
     try:
-        return int(cli.main(args=None if argv is None else list(argv), prog_name="arena-ray", standalone_mode=False) or 0)
+        return int(
+            cli.main(args=None if argv is None else list(argv), prog_name="arena-ray", standalone_mode=False) or 0
+        )
     except click.ClickException as error:
         error.show()
         return error.exit_code

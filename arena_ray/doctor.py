@@ -17,6 +17,7 @@ from pathlib import Path
 
 from arena_ray.journal import versions
 from arena_ray.specs import RunSettings
+from arena_ray.video.encoder import EncoderName, resolve_encoder
 
 #: Seconds that one check may take.
 CHECK_TIMEOUT_S = 60
@@ -78,7 +79,9 @@ def findings_of(address: str | None) -> Iterator[Finding]:
     yield Finding(topic="versions", found=", ".join(f"{name} {text}" for name, text in versions().items()), ok=True)
     yield _ray(address)
     yield _gpus()
-    yield _render("renderer: classic control", _RENDER_CLASSIC, {}, 'pip install "gymnasium[classic-control]"', needed=True)
+    yield _render(
+        "renderer: classic control", _RENDER_CLASSIC, {}, 'pip install "gymnasium[classic-control]"', needed=True
+    )
     for name, package in (("egl", "libegl1 libgl1-mesa-dri"), ("osmesa", "libosmesa6 libgl1-mesa-dri")):
         advice = f'apt-get install -y {package}; pip install "arena-ray[robotics]"'
         yield _render(f"renderer: MuJoCo {name}", _RENDER_MUJOCO, {"MUJOCO_GL": name}, advice)
@@ -95,8 +98,11 @@ def _ray(address: str | None) -> Finding:
             nodes = pool.hardware()["nodes"]
     except Exception as error:
         return Finding(
-            topic="ray", found=f"{type(error).__name__}: {error}", ok=False, needed=True,
-            advice="check the address, and RAY_AUTH_MODE and the token if the cluster asks for one; `ray status` must work",
+            topic="ray",
+            found=f"{type(error).__name__}: {error}",
+            ok=False,
+            needed=True,
+            advice="check the address, and RAY_AUTH_MODE and the token if the cluster asks for one; try `ray status`",
         )
     text = "; ".join(f"{node.get('num_cpus', 0):g} CPUs, {node.get('num_gpus', 0):g} GPUs" for node in nodes)
     return Finding(topic="ray", found=f"{len(nodes)} nodes: {text}", ok=True, needed=True)
@@ -107,7 +113,9 @@ def _gpus() -> Finding:
     ok, text = _in_child(code, {})
     found = text if ok else "torch cannot be asked"
     return Finding(
-        topic="torch: GPUs", found=found, ok=ok and text != "[]",
+        topic="torch: GPUs",
+        found=found,
+        ok=ok and text != "[]",
         advice="without a GPU policies run on the CPU; with one, check nvidia-smi and install a CUDA build of torch",
     )
 
@@ -118,7 +126,7 @@ def _render(topic: str, code: str, environ: dict[str, str], advice: str, needed:
     return Finding(topic=topic, found=found, ok=ok, needed=needed, advice=advice)
 
 
-def _encoder(name: str, advice: str) -> Finding:
+def _encoder(name: EncoderName, advice: str) -> Finding:
     """Encode a second of video and read it back."""
     with tempfile.TemporaryDirectory() as folder:
         error = _failure_of(lambda: _encode_and_decode(name, Path(folder, "test.mp4")))
@@ -126,11 +134,9 @@ def _encoder(name: str, advice: str) -> Finding:
     return Finding(topic=f"encoder: {name}", found=found, ok=error is None, needed=name == "pyav", advice=advice)
 
 
-def _encode_and_decode(name: str, path: Path) -> None:
+def _encode_and_decode(name: EncoderName, path: Path) -> None:
     import imageio.v3
     import numpy as np
-
-    from arena_ray.video.encoder import resolve_encoder
 
     encoder = resolve_encoder(name)(path, 64, 64, 30)
     for level in range(30):
@@ -153,7 +159,10 @@ def _in_child(code: str, environ: dict[str, str]) -> tuple[bool, str]:
     """Run Python code in a child; return whether it succeeded, and what it printed or its last line of error."""
     try:
         child = subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, **environ}, capture_output=True, text=True,
+            [sys.executable, "-c", code],
+            env={**os.environ, **environ},
+            capture_output=True,
+            text=True,
             timeout=CHECK_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:

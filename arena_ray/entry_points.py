@@ -66,6 +66,8 @@ def call_factory(entry_point: str, kwargs: Mapping[str, Any], offered: Mapping[s
     names, takes_any = named_parameters(factory)
     unknown = sorted(set(kwargs) - names)
     if names and unknown and not takes_any:
-        raise EntryPointError(f"entry point {entry_point!r} takes no argument {unknown[0]!r}; {nearest(unknown[0], names)}")
+        raise EntryPointError(
+            f"entry point {entry_point!r} takes no argument {unknown[0]!r}; {nearest(unknown[0], names)}"
+        )
     extra = {name: value for name, value in offered.items() if name in names and name not in kwargs}
     return factory(**kwargs, **extra)

@@ -1,9 +1,9 @@
 """The driver: resolves one run directory, hands chunks to workers, and alone writes down what they stream back.
 
-    while the ledger is not finished:
-        hand out chunks while the pool has room
-        for what the pool reports: tell the ledger, write the record down
-        end workers that passed a deadline
+while the ledger is not finished:
+    hand out chunks while the pool has room
+    for what the pool reports: tell the ledger, write the record down
+    end workers that passed a deadline
 """
 
 from __future__ import annotations

@@ -23,7 +23,17 @@ from arena_ray.specs import Chunk
 SYNC_PERIOD_S = 1.0
 
 #: Packages whose versions results may depend on.
-_PACKAGES = ("arena-ray", "ray", "torch", "gymnasium", "numpy", "av", "mujoco", "gymnasium-robotics", "stable-baselines3")
+_PACKAGES = (
+    "arena-ray",
+    "ray",
+    "torch",
+    "gymnasium",
+    "numpy",
+    "av",
+    "mujoco",
+    "gymnasium-robotics",
+    "stable-baselines3",
+)
 
 
 class RunObserver(Protocol):
@@ -108,7 +118,8 @@ class Journal:
         """Append a record; it is with the operating system on return, and on the disk within a second."""
         for name in record.non_finite():
             message = f"episode {record.episode}: {name} is not a finite number; it is recorded as null"
-            self.event("warning", job=record.job, chunk=record.chunk, topic="not_finite", message=message)
+            where = {"job": record.job, "chunk": record.chunk, "attempt": record.attempt}
+            self.event("warning", **where, topic="not_finite", message=message)
         self._episodes.append(record.to_json())
         self._tallies[record.job].add(record)
         if self._observer is not None:
@@ -122,7 +133,7 @@ class Journal:
             self._notes[chunk.job.name, notice.topic] = notice.message
             self.event("warning", chunk, topic=notice.topic, message=notice.message)
 
-    def event(self, kind: str, chunk: Chunk | None = None, **fields: Any) -> None:
+    def event(self, kind: str, chunk: Chunk | None = None, /, **fields: Any) -> None:
         """Append an event; one about a chunk names job, chunk and attempt."""
         now = utc_text(datetime.datetime.now(datetime.timezone.utc))
         where = {} if chunk is None else {"job": chunk.job.name, "chunk": chunk.index, "attempt": chunk.attempt}

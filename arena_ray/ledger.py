@@ -162,7 +162,7 @@ class JobLedger:
 
     @property
     def status(self) -> JobStatus:
-        """``completed`` if every requested episode has a completed record; ``failed`` with a reason; else incomplete."""
+        """``completed``: every requested episode has a completed record; ``failed``: some cannot; else ``incomplete``."""
         if self.failed or self.counts.error or self.counts.timeout:
             return "failed"
         return "completed" if self.done else "incomplete"
@@ -386,7 +386,7 @@ class Ledger:
         return True
 
     def episode_failed(self, record: EpisodeRecord) -> None:
-        """Be told that environment or policy broke an episode: a deterministic failure, which ends the run by default."""
+        """Be told that environment or policy broke an episode: that is deterministic, and ends the run by default."""
         if not self._continue_on_error:
             self.stop(f"episode {record.episode} of job {record.job!r} failed")
 

@@ -42,7 +42,9 @@ def create_timestamped_folder(base: str | os.PathLike[str], now: datetime.dateti
                 continue
             return path
     except OSError as error:
-        raise RunDirError(f"cannot create a run directory in {str(stem.parent)!r}: {error}; choose another base") from error
+        raise RunDirError(
+            f"cannot create a run directory in {str(stem.parent)!r}: {error}; choose another base"
+        ) from error
     raise RunDirError(f"{stem} and 9,999 names after it exist; choose another base")
 
 
@@ -75,7 +77,9 @@ class RunDir:
         """
         run_dir = cls(path)
         if not run_dir.run_file.is_file():
-            raise RunDirError(f"{str(path)!r} is not a run directory: it has no run.json; give the folder that a run printed")
+            raise RunDirError(
+                f"{str(path)!r} is not a run directory: it has no run.json; give the folder that a run printed"
+            )
         return run_dir
 
     @property
@@ -235,7 +239,13 @@ class Provenance:
 
 
 def run_document(
-    *, status: str, jobs: Any, settings: Mapping[str, Any], provenance: Provenance, notes: list[str], started_at: str,
+    *,
+    status: str,
+    jobs: Any,
+    settings: Mapping[str, Any],
+    provenance: Provenance,
+    notes: list[str],
+    started_at: str,
     finished_at: str | None,
 ) -> dict[str, Any]:
     """Return the content of ``run.json``."""
@@ -253,6 +263,7 @@ def run_document(
 
 def git_state(folder: Path) -> dict[str, Any] | None:
     """Return commit and cleanness of the git work tree that `folder` lies in, or ``None``."""
+
     def ask(*words: str) -> str:
         command = ["git", "-C", str(folder), *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

@@ -23,7 +23,9 @@ RESERVED_JOB_NAMES = frozenset(
 )
 
 JOB_NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-ENTRY_POINT_PATTERN = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
+ENTRY_POINT_PATTERN = (
+    r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
+)
 
 _NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 _Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]

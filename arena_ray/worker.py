@@ -1,6 +1,6 @@
 """The remote side: builds environment and policy, runs chunks, streams events. It knows nothing of Ray.
 
-    environment in the recorders -> policy -> episodes -> events
+environment in the recorders -> policy -> episodes -> events
 """
 
 from __future__ import annotations
@@ -73,7 +73,12 @@ class EvalWorker:
         assert self._slots is not None
         assert self._policy is not None
         rollout = Rollout(
-            chunk, self._slots, lambda: self._open_slots(chunk.job), self._policy, self._info, self._run_dir.path,
+            chunk,
+            self._slots,
+            lambda: self._open_slots(chunk.job),
+            self._policy,
+            self._info,
+            self._run_dir.path,
             should_stop,
         )
         try:

@@ -26,7 +26,8 @@ LAYOUTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 def run(tmp_path: Path, job: dict[str, Any], flags: dict[str, Any]) -> RunResult:
     jobs = [
-        walk_job(f"seed-{seed}", seed=seed, env_kwargs={"cameras": ["front"]}, metrics=["distance"], **job) for seed in SEEDS
+        walk_job(f"seed-{seed}", seed=seed, env_kwargs={"cameras": ["front"]}, metrics=["distance"], **job)
+        for seed in SEEDS
     ]
     return evaluate(
         {"jobs": jobs}, video_base_dir=str(tmp_path), record_viewport_video=True, record_camera_video=True, **flags

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -27,7 +27,7 @@ class Walk(gymnasium.Env[dict[str, Any], npt.NDArray[np.float32]]):
         marker: A folder; with it the deed is done once only.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
 
     def __init__(
         self,
@@ -55,7 +55,9 @@ class Walk(gymnasium.Env[dict[str, Any], npt.NDArray[np.float32]]):
         self._poisoned = False
         self._t = 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         super().reset(seed=seed)
         self._t = 0
         self._length = min(1 + int(3 * self.np_random.pareto(0.8)), self._max_length)
@@ -81,8 +83,18 @@ class Walk(gymnasium.Env[dict[str, Any], npt.NDArray[np.float32]]):
         reward = float(self.np_random.normal() + action[0])
         self._energy += abs(float(action[0]))
         done = self._t >= self._length
-        info = {"is_success": bool(done and self._length % 2), "distance": float(self._length - self._t), "energy": reward}
-        return self._observation(), reward, done and self._length < self._max_length, done and self._length >= self._max_length, info
+        info = {
+            "is_success": bool(done and self._length % 2),
+            "distance": float(self._length - self._t),
+            "energy": reward,
+        }
+        return (
+            self._observation(),
+            reward,
+            done and self._length < self._max_length,
+            done and self._length >= self._max_length,
+            info,
+        )
 
     def _do_deed(self) -> None:
         if self._marker is not None:
@@ -107,7 +119,9 @@ class Walk(gymnasium.Env[dict[str, Any], npt.NDArray[np.float32]]):
 class Unseeded(Walk):
     """Ignores `reset(seed)`, as Meta-World does."""
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         return super().reset(seed=self.__dict__.pop("forced_seed", None))
 
 
@@ -139,7 +153,9 @@ class Leaner:
 
     def act(self, observations: dict[str, Any], slots: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         self.steps[slots] += 1
-        wave: npt.NDArray[np.float64] = np.tanh(self.gain * observations["state"][:, 1] + self.lean[slots] + 0.1 * self.steps[slots])
+        wave: npt.NDArray[np.float64] = np.tanh(
+            self.gain * observations["state"][:, 1] + self.lean[slots] + 0.1 * self.steps[slots]
+        )
         return wave[:, None]
 
 

@@ -7,6 +7,7 @@ crosses the pipe.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -60,9 +61,7 @@ class EpisodeSlot(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._tracker: EpisodeTracker | None = None
         self._observation = _zeros(self.observation_space)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin the episode of this slot's ticket; without a ticket, rest at no cost."""
         tickets: Mapping[int, Ticket] = (options or {}).get(TICKETS, {})
         ticket = tickets.get(self._slot)
@@ -131,10 +130,8 @@ class EpisodeSlot(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Build the environment anew after it raised: an episode must not depend on what broke before it."""
         if not self._broken:
             return
-        try:
+        with contextlib.suppress(Exception):  # It broke already; what counts is the new one.
             self.env.close()
-        except Exception:
-            pass  # It broke already; what counts is the new one.
         self._bare = self._make()
         self.env = self._record(self._bare)
         self._broken = False

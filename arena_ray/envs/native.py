@@ -37,7 +37,7 @@ class NativeSlots:
         record: Wraps the environment in the video recorders.
 
     Raises:
-        EntryPointError: If the environment's `num_envs` is not the job's, or it does not say what one slot's spaces are.
+        EntryPointError: If the environment's `num_envs` is not the job's, or it lacks the spaces of one slot.
     """
 
     def __init__(self, env: Any, job: EvalJob, record: Callable[[Any], Any]) -> None:

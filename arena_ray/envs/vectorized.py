@@ -143,5 +143,10 @@ def _fixed_size(space: gymnasium.Space[Any]) -> bool:
         return all(_fixed_size(part) for part in space.values())
     if isinstance(space, gymnasium.spaces.Tuple):
         return all(_fixed_size(part) for part in space.spaces)
-    sized = (gymnasium.spaces.Box, gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete, gymnasium.spaces.MultiBinary)
+    sized = (
+        gymnasium.spaces.Box,
+        gymnasium.spaces.Discrete,
+        gymnasium.spaces.MultiDiscrete,
+        gymnasium.spaces.MultiBinary,
+    )
     return isinstance(space, sized)

@@ -82,7 +82,7 @@ def open_sb3(
         stable_baselines3 = importlib.import_module("stable_baselines3")
     except ModuleNotFoundError as error:
         raise EntryPointError(
-            'policy type \'sb3\' needs Stable-Baselines3; run: pip install "arena-ray[sb3]"'
+            "policy type 'sb3' needs Stable-Baselines3; run: pip install \"arena-ray[sb3]\""
         ) from error
     model = _load_model(stable_baselines3, str(context.find(path)), algorithm, context.device)
     normalize = None if vec_normalize is None else _load_normalize(str(context.find(vec_normalize)))
@@ -100,7 +100,9 @@ def _load_model(stable_baselines3: Any, path: str, algorithm: str | None, device
             return getattr(stable_baselines3, name).load(path, device=device)
         except Exception as error:
             tried.append(f"{name}: {type(error).__name__}")
-    raise EntryPointError(f"{path!r} fits none of Stable-Baselines3's algorithms ({'; '.join(tried)}); give 'algorithm'")
+    raise EntryPointError(
+        f"{path!r} fits none of Stable-Baselines3's algorithms ({'; '.join(tried)}); give 'algorithm'"
+    )
 
 
 def _load_normalize(path: str) -> Any:

@@ -46,7 +46,7 @@ class TorchPolicy:
     def _answer(self, observations: Any) -> Any:
         return self._module(_tensors(observations, self._device))
 
-    def _actions(self, answers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _actions(self, answers: npt.NDArray[Any]) -> Any:
         space = self._action_space
         if isinstance(space, gymnasium.spaces.Discrete):
             if answers.ndim == 2 and answers.shape[1] == space.n:
@@ -58,7 +58,10 @@ class TorchPolicy:
 
 
 def open_torch(
-    context: PolicyContext, path: str | None = None, entry_point: str | None = None, state_dict: str | None = None,
+    context: PolicyContext,
+    path: str | None = None,
+    entry_point: str | None = None,
+    state_dict: str | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> TorchPolicy:
     """Build the policy of type ``torch``.
@@ -66,7 +69,7 @@ def open_torch(
     Args:
         context: Spaces and device.
         path: A TorchScript file.
-        entry_point: A factory of a module; it gets `kwargs`, and `observation_space` and `action_space` if it names them.
+        entry_point: A factory of a module; it gets `kwargs`, and the two spaces if its signature names them.
         state_dict: The module's weights, loaded with ``weights_only=True``.
         kwargs: Of the factory.
 
@@ -81,7 +84,7 @@ def open_torch(
             "with 'state_dict'"
         )
     if path is not None:
-        module = torch.jit.load(str(context.find(path)), map_location=context.device)
+        module = torch.jit.load(str(context.find(path)), map_location=context.device)  # type: ignore[no-untyped-call]
     else:
         offered = {"observation_space": context.observation_space, "action_space": context.action_space}
         module = entry_points.call_factory(str(entry_point), kwargs or {}, offered)
@@ -105,4 +108,3 @@ def _tensors(batch: Any, device: str) -> Any:
         return {key: _tensors(part, device) for key, part in batch.items()}
     tensor = torch.as_tensor(batch)
     return tensor.to(device, torch.float32 if tensor.is_floating_point() else tensor.dtype)
-

@@ -32,7 +32,7 @@ def _lowest_legal(space: gymnasium.Space[Any], rows: int) -> Any:
         return tuple(_lowest_legal(part, rows) for part in space.spaces)
     zeros = create_empty_array(space, n=rows, fn=np.zeros)
     if isinstance(space, gymnasium.spaces.Box):
-        return np.clip(zeros, space.low, space.high)
+        return np.clip(np.asarray(zeros), space.low, space.high)
     if isinstance(space, (gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete)):
         return zeros + space.start
     return zeros

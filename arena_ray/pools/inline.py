@@ -8,8 +8,8 @@ from typing import Any
 
 from arena_ray.errors import ArenaError
 from arena_ray.pools.base import ChunkEvents, ChunkFinished, PoolEvent
-from arena_ray.specs import Chunk, EvalJob, WorkerSetup
 from arena_ray.rollout import Events
+from arena_ray.specs import Chunk, EvalJob, WorkerSetup
 from arena_ray.worker import EvalWorker
 
 

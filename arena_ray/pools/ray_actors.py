@@ -9,6 +9,7 @@ yield, so a stop is told through the cluster's key-value store.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import time
 import uuid
@@ -234,6 +235,10 @@ class _Actor:
         self._worker.close()
 
 
+#: Made once: each `ray.remote` call would export the class anew.
+_REMOTE_ACTOR: Any = ray.remote(_Actor)
+
+
 def _start_actor(job: EvalJob, setup: Any, stop_key: bytes) -> Any:
     options = {
         "num_cpus": job.resources.num_cpus,
@@ -242,7 +247,7 @@ def _start_actor(job: EvalJob, setup: Any, stop_key: bytes) -> Any:
         "max_task_retries": 0,
         "enable_task_events": False,
     }
-    return ray.remote(_Actor).options(**options).remote(setup, stop_key, job.resources.num_gpus > 0)
+    return _REMOTE_ACTOR.options(**options).remote(setup, stop_key, job.resources.num_gpus > 0)
 
 
 def _connect(address: str | None) -> bool:
@@ -254,7 +259,7 @@ def _connect(address: str | None) -> bool:
         )
     if ray.is_initialized():
         return False
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     known = address or os.environ.get("RAY_ADDRESS")
     if known is None:
         ray.init(address="local", include_dashboard=False, **quiet)
@@ -262,12 +267,14 @@ def _connect(address: str | None) -> bool:
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"cannot connect to Ray at {known!r}: {error}; check that it runs there (ray status)") from error
+        raise ConfigError(
+            f"cannot connect to Ray at {known!r}: {error}; check that it runs there (ray status)"
+        ) from error
     return True
 
 
 def _alive_nodes() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def _capacity(node: dict[str, Any]) -> dict[str, float]:
@@ -310,7 +317,9 @@ def _classify(error: Exception) -> tuple[str, str]:
     text = " ".join(str(error).split())
     if getattr(error, "preempted", False):
         return "preempted", text
-    if "node" in text and ("its node has died" in text or "node died" in text.lower() or "node is dead" in text.lower()):
+    if "node" in text and (
+        "its node has died" in text or "node died" in text.lower() or "node is dead" in text.lower()
+    ):
         return "node_lost", text
     if "OOM" in text or "out of memory" in text.lower() or "running low on memory" in text:
         return "out_of_memory", text

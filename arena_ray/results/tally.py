@@ -78,11 +78,13 @@ class JobTally:
 
     def _completed(self) -> npt.NDArray[np.intp]:
         newest = self._newest()
-        return newest[np.array(self._status, dtype=np.int8)[newest] == 0]
+        completed: npt.NDArray[np.intp] = newest[np.array(self._status, dtype=np.int8)[newest] == 0]
+        return completed
 
     def _outcomes(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
         success = np.array(self._success, dtype=np.int8)[rows]
-        return success[success != _NOT_SAID].astype(np.bool_)
+        outcomes: npt.NDArray[np.bool_] = success[success != _NOT_SAID].astype(np.bool_)
+        return outcomes
 
 
 def tallies_for(jobs: Iterable[EvalJob]) -> dict[str, JobTally]:
