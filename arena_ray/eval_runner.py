@@ -125,10 +125,8 @@ class Run:
             self._journal.tick()
 
     def _finish(self) -> RunResult:
-        if self._ledger.completed:
-            status = "completed"
-        else:
-            status = "interrupted" if self.signal is not None else "failed"
+        ended_early = "failed" if self.signal is None else "interrupted"
+        status = "completed" if self._ledger.completed else ended_early
         verdicts = {name: (job.status, job.failed) for name, job in self._ledger.jobs.items()}
         return self._journal.finish(status, verdicts)
 

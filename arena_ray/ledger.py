@@ -162,7 +162,7 @@ class JobLedger:
 
     @property
     def status(self) -> JobStatus:
-        """``completed``: every requested episode has a completed record; ``failed``: some cannot; else ``incomplete``."""
+        """``completed``: every requested episode has a completed record; ``failed``: some cannot; ``incomplete``."""
         if self.failed or self.counts.error or self.counts.timeout:
             return "failed"
         return "completed" if self.done else "incomplete"

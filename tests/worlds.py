@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -27,7 +27,7 @@ class Walk(gymnasium.Env[dict[str, Any], npt.NDArray[np.float32]]):
         marker: A folder; with it the deed is done once only.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012  # as Gymnasium has it
 
     def __init__(
         self,

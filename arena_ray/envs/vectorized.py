@@ -50,6 +50,7 @@ class VectorizedSlots:
         self._running = np.zeros(self.num_slots, dtype=np.bool_)
         self._ended = np.zeros(self.num_slots, dtype=np.bool_)
         self._observations: Any = None
+        self._in_call = False  # Stays True when a call raised: the environments are in no known state then.
 
     def begin(self, tickets: Mapping[int, Ticket]) -> dict[int, Outcome]:
         """Begin an episode in each slot that has a ticket."""
@@ -60,7 +61,9 @@ class VectorizedSlots:
         mask = self._ended.copy() if self._observations is not None else np.ones(self.num_slots, dtype=np.bool_)
         mask[list(tickets)] = True
         seeds = [tickets[slot].seed if slot in tickets else None for slot in range(self.num_slots)]
+        self._in_call = True
         self._observations, info = self._env.reset(seed=seeds, options={"reset_mask": mask, TICKETS: dict(tickets)})
+        self._in_call = False
         self._ended[:] = False
         self._running[list(tickets)] = True
         return self._outcomes(info)
@@ -80,7 +83,9 @@ class VectorizedSlots:
         actions = check_actions(actions, self.action_space, len(slots))
         if len(slots) < self.num_slots:
             self._actions = actions = put_rows(self._actions, self.action_space, slots, actions)
+        self._in_call = True
         self._observations, _, _, _, info = self._env.step(actions)
+        self._in_call = False
         return self._outcomes(info)
 
     def _outcomes(self, info: Mapping[str, Any]) -> dict[int, Outcome]:
@@ -118,14 +123,23 @@ class VectorizedSlots:
             return ()  # The process that recorded it is gone; its partial file stays on the disk.
 
     def close(self) -> None:
-        """Close the environments; child processes that do not answer are killed."""
+        """Close the environments; child processes that broke off in the middle of a call are killed."""
         try:
-            self._env.close()
+            if not self._in_call:
+                self._env.close()
+                return
         except Exception as error:
             logger.warning("closing the environments failed: %r", error)
-            for process in getattr(self._env, "processes", ()):
-                process.kill()
-                process.join(timeout=CHILD_EXIT_S)
+        self._kill_children()
+
+    def _kill_children(self) -> None:
+        """End child processes that may not answer any more, so that closing them politely could take for ever."""
+        for process in getattr(self._env, "processes", ()):
+            process.kill()
+            process.join(timeout=CHILD_EXIT_S)
+        for pipe in getattr(self._env, "parent_pipes", ()):
+            pipe.close()
+        self._env.closed = True
 
 
 def _vector_env(

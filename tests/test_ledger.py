@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arena_ray.chunking import chunk_length, rebuild_bounds
+from arena_ray.ledger import LOSS_RULES, Ledger
+from arena_ray.records import EpisodeRecord
+from arena_ray.specs import Chunk, EvalJob
+from tests.worlds import walk_job
+
+
+def job(name: str = "a", **changes: Any) -> EvalJob:
+    return EvalJob.model_validate(walk_job(name, **changes))
+
+
+def ledger(*jobs: EvalJob, size: int = 3, max_attempts: int = 3, continue_on_error: bool = False) -> Ledger:
+    return Ledger(
+        jobs,
+        chunk_length=lambda *_: size,
+        rebuild_bounds=rebuild_bounds,
+        max_attempts=max_attempts,
+        continue_on_error=continue_on_error,
+    )
+
+
+def record(chunk: Chunk, episode: int, status: Any = "completed") -> EpisodeRecord:
+    return EpisodeRecord(
+        job=chunk.job.name, episode=episode, seed=0, status=status, chunk=chunk.index, attempt=chunk.attempt, duration_s=1.0
+    )
+
+
+def take(book: Ledger, name: str = "a") -> Chunk:
+    chunk = book.take(name, num_workers=2)
+    assert chunk is not None
+    return chunk
+
+
+def deliver(book: Ledger, chunk: Chunk) -> None:
+    book.ready(chunk.job.name, chunk.index)
+    for episode in chunk.episodes:
+        book.started(chunk.job.name, chunk.index, episode)
+        assert book.record(record(chunk, episode))
+    book.finished_chunk(chunk.job.name, chunk.index, cut_short=False)
+
+
+def test_chunks_cover_the_job_once_and_are_numbered() -> None:
+    book = ledger(job(num_episodes=8))
+    chunks = [take(book) for _ in range(3)]
+    assert [chunk.episodes for chunk in chunks] == [(0, 1, 2), (3, 4, 5), (6, 7)]
+    assert [chunk.index for chunk in chunks] == [0, 1, 2]
+    assert [chunk.probe_seeding for chunk in chunks] == [True, False, False]
+    assert book.take("a", 2) is None
+    for chunk in chunks:
+        deliver(book, chunk)
+    assert book.finished
+    assert book.completed
+
+
+def test_a_second_record_of_an_episode_is_refused() -> None:
+    book = ledger(job())
+    chunk = take(book)
+    assert book.record(record(chunk, 0))
+    assert not book.record(record(chunk, 0))
+    assert book.jobs["a"].counts.completed == 1
+
+
+def test_only_episodes_in_flight_are_charged_and_they_are_tried_alone() -> None:
+    book = ledger(job(num_envs=2), size=6)
+    chunk = take(book)
+    book.ready("a", chunk.index)
+    for episode in (0, 1, 2):
+        book.started("a", chunk.index, episode)
+    book.record(record(chunk, 0))
+    loss = book.lost_chunk("a", chunk.index, "died", "signal 9")
+    assert loss.suspects == (1, 2)
+    assert loss.requeued == (3, 4, 5)
+    again = [take(book) for _ in range(3)]
+    assert [(piece.episodes, piece.attempt) for piece in again] == [((1,), 2), ((2,), 2), ((3, 4, 5), 1)]
+
+
+def test_a_poisonous_episode_is_given_up_and_its_neighbours_lose_nothing() -> None:
+    book = ledger(job(num_episodes=4), size=4, continue_on_error=True)
+    attempts = []
+    while not book.finished:
+        chunk = take(book)
+        book.ready("a", chunk.index)
+        for episode in chunk.episodes:
+            book.started("a", chunk.index, episode)
+            if episode == 1:
+                attempts.append(chunk.attempt)
+                for exhausted in book.lost_chunk("a", chunk.index, "died", "signal 11").exhausted:
+                    assert (exhausted.episode, exhausted.attempt, exhausted.status) == (1, 3, "error")
+                    book.record(record(chunk, 1, "error"))
+                break
+            book.record(record(chunk, episode))
+        else:
+            book.finished_chunk("a", chunk.index, cut_short=False)
+    assert attempts == [1, 2, 3]
+    assert (book.jobs["a"].counts.completed, book.jobs["a"].counts.error) == (3, 1)
+    assert book.jobs["a"].status == "failed"
+
+
+def test_an_exhausted_episode_fails_its_job_but_no_other() -> None:
+    book = ledger(job("a"), job("b"), max_attempts=1)
+    chunk = take(book)
+    book.ready("a", chunk.index)
+    book.started("a", chunk.index, 0)
+    loss = book.lost_chunk("a", chunk.index, "died", "signal 9")
+    assert loss.job_failed is not None
+    assert "signal 9" in loss.job_failed
+    assert book.take("a", 2) is None
+    assert take(book, "b").episodes == (0, 1, 2)
+
+
+@pytest.mark.parametrize("cause", [pytest.param(cause, id=cause) for cause, rule in LOSS_RULES.items() if not rule.charged])
+def test_what_is_nobodys_fault_charges_nothing_however_often(cause: str) -> None:
+    book = ledger(job(num_episodes=1), max_attempts=1)
+    for attempt in range(1, 6):
+        chunk = take(book)
+        assert (chunk.episodes, chunk.attempt) == ((0,), attempt)
+        book.ready("a", chunk.index)
+        book.started("a", chunk.index, 0)
+        assert book.lost_chunk("a", chunk.index, cause, "gone").exhausted == ()
+    deliver(book, take(book))
+    assert book.completed
+
+
+def test_a_worker_that_never_starts_fails_the_job_after_the_attempts() -> None:
+    book = ledger(job(), max_attempts=2)
+    for _ in range(2):
+        loss = book.lost_chunk("a", take(book).index, "died", "exit code 7")
+        assert loss.exhausted == ()
+    assert loss.job_failed is not None
+    assert "2 attempts: exit code 7" in loss.job_failed
+    assert book.finished
+    assert book.jobs["a"].status == "failed"
+
+
+def test_an_error_of_environment_or_policy_stops_the_run_unless_told_otherwise() -> None:
+    for continue_on_error in (False, True):
+        book = ledger(job("a"), job("b"), continue_on_error=continue_on_error)
+        chunk = take(book)
+        broken = record(chunk, 0, "error")
+        book.record(broken)
+        book.episode_failed(broken)
+        assert (book.take("b", 2) is None) is not continue_on_error
+
+
+def test_a_factory_that_raises_leaves_other_jobs_incomplete() -> None:
+    book = ledger(job("a"), job("b"))
+    chunk = take(book)
+    book.fail_job("a", "RuntimeError: no")
+    book.finished_chunk("a", chunk.index, cut_short=True)
+    assert book.finished
+    assert (book.jobs["a"].status, book.jobs["b"].status) == ("failed", "incomplete")
+    assert book.jobs["a"].failed == "RuntimeError: no"
+
+
+def test_rebuilds_cut_chunks_at_their_bounds() -> None:
+    book = ledger(job(num_episodes=5, num_rebuilds=2), size=10)
+    pieces = [take(book), take(book)]
+    assert [(piece.episodes, piece.rebuild) for piece in pieces] == [((0, 1, 2), 0), ((3, 4), 1)]
+
+
+def test_a_step_budget_is_one_chunk_that_is_tried_as_a_whole() -> None:
+    book = ledger(job(num_episodes=None, num_steps=100), max_attempts=2)
+    chunk = take(book)
+    assert (chunk.episodes, chunk.num_steps) == ((), 100)
+    assert book.take("a", 2) is None
+    book.ready("a", chunk.index)
+    assert book.record(record(chunk, 0))
+    assert book.lost_chunk("a", chunk.index, "died", "x").job_failed is None
+    again = take(book)
+    assert again.attempt == 2
+    book.ready("a", again.index)
+    assert not book.record(record(again, 0))
+    book.finished_chunk("a", again.index, cut_short=False)
+    assert book.completed
+
+
+def test_resuming_hands_out_only_what_has_no_record() -> None:
+    book = ledger(job(num_episodes=6), size=2)
+    book.resume_from([("a", 0, "completed"), ("a", 3, "completed")])
+    chunks = []
+    while (chunk := book.take("a", 2)) is not None:
+        chunks.append(chunk.episodes)
+    assert chunks == [(1, 2), (4, 5)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), num_episodes=st.integers(1, 30), num_envs=st.integers(1, 4), max_attempts=st.integers(1, 3))
+def test_whatever_dies_every_episode_is_committed_once_and_it_ends(
+    data: st.DataObject, num_episodes: int, num_envs: int, max_attempts: int
+) -> None:
+    """Random histories: workers deliver in slot order, and die of any cause at any point, at start too."""
+    rng = random.Random(data.draw(st.integers(0, 2**32)))
+    book = Ledger(
+        [job(num_episodes=num_episodes, num_envs=num_envs)],
+        chunk_length=lambda remaining, *_: rng.randint(1, remaining),
+        rebuild_bounds=rebuild_bounds,
+        max_attempts=max_attempts,
+        continue_on_error=True,
+    )
+    committed: list[int] = []
+    running: list[Chunk] = []
+    facts = 0
+    while not book.finished:
+        facts += 1
+        assert facts < 100 * num_episodes * max_attempts + 100, "it does not end"
+        chunk = book.take("a", 3) if len(running) < 3 else None
+        if chunk is not None:
+            assert chunk.episodes
+            running.append(chunk)
+            continue
+        chunk = running.pop(rng.randrange(len(running)))
+        _play(book, chunk, rng, committed)
+    failed_at_start = book.jobs["a"].failed is not None
+    assert len(committed) == len(set(committed))
+    assert failed_at_start or sorted(committed) == list(range(num_episodes))
+
+
+def _play(book: Ledger, chunk: Chunk, rng: random.Random, committed: list[int]) -> None:
+    """Let a worker run a chunk, or die on the way."""
+    causes = sorted(LOSS_RULES)
+    if rng.random() < 0.1:
+        book.lost_chunk("a", chunk.index, rng.choice(causes), "at start")
+        return
+    book.ready("a", chunk.index)
+    waiting, flying = list(chunk.episodes), []
+    while waiting or flying:
+        while waiting and len(flying) < chunk.job.num_envs:
+            flying.append(waiting.pop(0))
+            book.started("a", chunk.index, flying[-1])
+        if rng.random() < 0.2:
+            for exhausted in book.lost_chunk("a", chunk.index, rng.choice(causes), "on the way").exhausted:
+                if book.record(record(chunk, exhausted.episode, exhausted.status)):
+                    committed.append(exhausted.episode)
+            return
+        episode = flying.pop(rng.randrange(len(flying)))
+        if book.record(record(chunk, episode)):
+            committed.append(episode)
+    book.finished_chunk("a", chunk.index, cut_short=False)
+
+
+@pytest.mark.heavy
+def test_a_million_episodes_in_ten_thousand_chunks() -> None:
+    """Not timed closely: it must not be quadratic. Measured: see tests/benchmarks."""
+    book = ledger(job(num_episodes=1_000_000), size=100)
+    started = time.monotonic()
+    while not book.finished:
+        deliver(book, take(book))
+    assert book.completed
+    assert time.monotonic() - started < 60
+
+
+def test_chunk_length_shrinks_towards_the_end() -> None:
+    remaining, lengths = 100, []
+    while remaining:
+        lengths.append(chunk_length(remaining, num_workers=2, num_slots=1, mean_episode_s=0.1))
+        remaining -= lengths[-1]
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[0] == 25
+    assert lengths[-1] == 1

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+
+import pytest
+
+from arena_ray.errors import RunDirError
+from arena_ray.records import EpisodeError, EpisodeRecord, VideoFile, WorkerInfo
+from arena_ray.run_dir import LineLog, RunDir, replace_json, strict_json, utc_text
+
+NOW = datetime.datetime(2026, 6, 16, 14, 42, 54, tzinfo=datetime.timezone.utc)
+
+RECORD = EpisodeRecord(
+    job="a",
+    episode=3,
+    seed=5,
+    status="error",
+    success=None,
+    episode_return=1.5,
+    length=2,
+    metrics={"distance": None, "energy": 2.0},
+    videos=(VideoFile(kind="camera", camera="wrist", path="a/x.mp4", frames=3, fps=30.0, bytes=9),),
+    worker=WorkerInfo(host="h", pid=1, gpus=("GPU-1",)),
+    error=EpisodeError(type="ValueError", message="no", traceback="..."),
+)
+
+
+def test_two_runs_in_one_second_have_two_directories(tmp_path: Path) -> None:
+    names = [RunDir.create(tmp_path / "new", NOW).path.name for _ in range(3)]
+    assert names == ["2026-06-16_14-42-54", "2026-06-16_14-42-54_1", "2026-06-16_14-42-54_2"]
+
+
+def test_a_base_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirError, match="choose another"):
+        RunDir.create(tmp_path / "file", NOW)
+
+
+def test_a_folder_without_run_json_is_no_run_directory(tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match=r"no run\.json"):
+        RunDir.open(tmp_path)
+
+
+def test_records_survive_the_file(tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path, NOW)
+    with LineLog(run_dir.episodes_file) as log:
+        log.append(RECORD.to_json())
+    assert list(run_dir.records()) == [RECORD]
+
+
+def test_a_torn_last_line_is_passed_over_and_cut_off_on_append(tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path, NOW)
+    whole = strict_json(RECORD.to_json()) + "\n"
+    run_dir.episodes_file.write_text(whole + whole[:40])
+    assert len(list(run_dir.records())) == 1
+    with LineLog(run_dir.episodes_file) as log:
+        log.append(RECORD.to_json())
+    assert run_dir.episodes_file.read_text() == whole * 2
+
+
+def test_a_torn_line_longer_than_a_block_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("{}\n" + "x" * 200_000)
+    LineLog(path).close()
+    assert path.read_text() == "{}\n"
+    path.write_text("y" * 200_000)
+    LineLog(path).close()
+    assert path.read_text() == ""
+
+
+def test_a_broken_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path, NOW)
+    run_dir.episodes_file.write_text('{"job": \n{}\n')
+    with pytest.raises(RunDirError, match="line 1"):
+        list(run_dir.records())
+
+
+def test_json_is_strict_and_replaced_atomically(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    replace_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        replace_json(path, {"a": float("nan")})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_times_are_utc_with_z() -> None:
+    moment = datetime.datetime(2026, 1, 1, 1, 0, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))
+    assert utc_text(moment) == "2025-12-31T23:00:00.000Z"
