@@ -6,6 +6,7 @@ Flags have underscores, as in the Isaac Lab family. Exit codes: 0 every requeste
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -184,7 +185,8 @@ def _execute(plan: Any) -> int:
     from arena_ray.report import open_progress
 
     run = Run(plan, open_progress())
-    result = run.execute(open_pool(plan.settings))
+    with contextlib.redirect_stdout(sys.stderr):  # What Ray or an environment prints must not end up in our output.
+        result = run.execute(open_pool(plan.settings))
     print_result(result)
     if result.status == "completed":
         return 0

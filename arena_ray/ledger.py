@@ -261,7 +261,7 @@ class JobLedger:
     def _lost_at_start(self, running: _Running, max_attempts: int, reason: str) -> Loss:
         self._failed_starts += 1
         self._return(running, tuple(running.unrecorded), running.chunk.attempt)
-        if self._failed_starts >= max_attempts:
+        if self._failed_starts >= max_attempts and self.failed is None:
             self.failed = f"the worker did not start in {self._failed_starts} attempts: {reason}"
         return Loss(requeued=tuple(running.unrecorded), job_failed=self.failed)
 

@@ -1,6 +1,6 @@
 """Runs cartpole.yaml from Python and works with what came back: metrics, records, videos.
 
-    python examples/collect_videos.py
+Run it with ``python examples/collect_videos.py``.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class FetchCameras(gymnasium.Wrapper[Any, Any, Any, Any]):
         simulation: Any = self.env.unwrapped
         if self._renderer is None:  # Not in __init__: an OpenGL context belongs to the process that steps.
             self._renderer = mujoco.Renderer(simulation.model, self._size, self._size)
-        simulation.data.site("target0").xpos[:] = observation["desired_goal"]  # The red ball, for the eye only.
+        simulation._render_callback()  # Moves the red ball to the goal, as the environment's own render() does.
         return {**observation, "camera_obs": {name: self._look(simulation.data, name) for name in CAMERAS}}
 
     def _look(self, simulation_state: Any, name: str) -> npt.NDArray[np.uint8]:

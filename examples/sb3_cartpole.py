@@ -1,7 +1,6 @@
 """Trains PPO with Stable-Baselines3 for some seconds, saves it, and evaluates what it saved.
 
-    pip install "arena-ray[sb3]"
-    python examples/sb3_cartpole.py --output_dir outputs/sb3_cartpole
+It needs ``pip install "arena-ray[sb3]"``. Run it with ``python examples/sb3_cartpole.py``.
 """
 
 from __future__ import annotations

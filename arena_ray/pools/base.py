@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -103,6 +104,8 @@ def open_pool(settings: RunSettings) -> WorkerPool:
         from arena_ray.pools.inline import InlinePool
 
         return InlinePool()
+    # Ray would print a paragraph for every worker that dies; the driver says it in a line.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed while executing")
     from arena_ray.pools.ray_actors import RayPool
 
     return RayPool(settings)

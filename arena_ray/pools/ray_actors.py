@@ -316,11 +316,15 @@ def _classify(error: Exception) -> tuple[str, str]:
     """Return the cause and a text for the loss of a worker."""
     text = " ".join(str(error).split())
     if getattr(error, "preempted", False):
-        return "preempted", text
-    if "node" in text and (
-        "its node has died" in text or "node died" in text.lower() or "node is dead" in text.lower()
-    ):
-        return "node_lost", text
-    if "OOM" in text or "out of memory" in text.lower() or "running low on memory" in text:
-        return "out_of_memory", text
-    return "died", text
+        return "preempted", _essence(text)
+    if isinstance(error, ray.exceptions.NodeDiedError) or "its node has died" in text:
+        return "node_lost", _essence(text)
+    if isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in text:
+        return "out_of_memory", _essence(text)
+    return "died", _essence(text)
+
+
+def _essence(text: str) -> str:
+    """Return what happened, without Ray's list of what may have caused it."""
+    _, found, detail = text.rpartition("Worker exit detail:")
+    return (detail if found else text).split("Some common causes")[0].strip()[:500]

@@ -11,6 +11,7 @@ from arena_ray.records import Metric
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from arena_ray.results.run_result import JobResult, RunResult
 
@@ -23,12 +24,14 @@ _HEADINGS = ("job", "status", "episodes", "errors", "success rate", "return", "l
 def render(result: RunResult) -> Table:
     """Return the table that ends a run."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"{result.status}: {result.run_dir}", title_justify="left", caption=_notes(result))
+    title = Text(f"{result.status}: {result.run_dir}")
+    table = Table(title=title, title_justify="left", caption=_notes(result), caption_justify="left")
     for heading in _HEADINGS:
         table.add_column(heading, justify="left" if heading in ("job", "status") else "right", overflow="fold")
     for row in _rows(result):
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))
     return table
 
 
@@ -55,21 +58,21 @@ def html(result: RunResult) -> str:
 
 
 def interval(metric: Metric, *, percent: bool = False) -> str:
-    """Return a metric with its interval, or a dash without data."""
+    """Return a metric, its interval on a second line, or a dash without data."""
     if metric.value is None:
         return "-"
     scale, unit, digits = (100, " %", 1) if percent else (1, "", 2)
     value = f"{metric.value * scale:.{digits}f}{unit}"
     if metric.low is None or metric.high is None:
         return value
-    return f"{value} [{metric.low * scale:.{digits}f}, {metric.high * scale:.{digits}f}]"
+    return f"{value}\n[{metric.low * scale:.{digits}f}, {metric.high * scale:.{digits}f}]"
 
 
 def _rows(result: RunResult) -> Iterator[tuple[str, ...]]:
     for job in result.jobs.values():
         yield (
             job.name,
-            job.status if job.error is None else f"{job.status}: {job.error.splitlines()[0][:200]}",
+            job.status,
             _episodes(job),
             str(job.counts["error"] + job.counts["timeout"]),
             interval(job.metrics["success_rate"], percent=True),
@@ -83,5 +86,10 @@ def _episodes(job: JobResult) -> str:
     return f"{job.counts['completed']}{requested}"
 
 
-def _notes(result: RunResult) -> str | None:
-    return "\n".join(f"note: {note}" for note in result.notes) or None
+def _notes(result: RunResult) -> Text | None:
+    """Return why jobs failed and what limits the results."""
+    from rich.text import Text
+
+    errors = [f"{job.name} failed: {job.error}" for job in result.jobs.values() if job.error is not None]
+    lines = [*errors, *(f"note: {note}" for note in result.notes)]
+    return Text("\n".join(lines)) if lines else None

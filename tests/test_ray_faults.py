@@ -1,0 +1,157 @@
+"""Real workers on a real local Ray that really die, hang and are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arena_ray import NotEnoughResourcesError, RunResult, evaluate
+from arena_ray.errors import ConfigError
+from tests.comparing import outcome
+from tests.worlds import walk_job
+
+pytestmark = [pytest.mark.ray, pytest.mark.heavy]
+
+
+def run(tmp_path: Path, *jobs: dict[str, Any], **flags: Any) -> RunResult:
+    return evaluate({"jobs": list(jobs)}, video_base_dir=str(tmp_path / "runs"), **flags)
+
+
+def events(result: RunResult, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (result.run_dir / "events.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+@pytest.mark.parametrize("deed", [pytest.param("exit", id="exit"), pytest.param("kill", id="sigkill")])
+def test_a_worker_that_dies_once_loses_nothing(tmp_path: Path, local_ray: None, deed: str) -> None:
+    job = walk_job(env_kwargs={"poison": [4], "deed": deed, "marker": str(tmp_path)}, num_envs=2)
+    result = run(tmp_path, job, chunk_size=8, record_viewport_video=True)
+    assert result.status == "completed"
+    reference = run(tmp_path, walk_job(), inline=True)
+    assert outcome(result) == outcome(reference)
+    assert {record.episode: record.attempt for record in result.jobs["walk"].episodes}[4] == 2
+    assert [event["cause"] for event in events(result, "worker_lost")] == ["died"]
+    assert len(result.video_paths()) == 8
+    assert list((result.run_dir / "walk").glob("*.partial.mp4")) == []
+
+
+def test_a_poisonous_episode_is_recorded_and_fails_no_other_job(tmp_path: Path, local_ray: None) -> None:
+    bad = walk_job("bad", env_kwargs={"poison": [1], "deed": "kill"}, num_episodes=3)
+    good = walk_job("good")
+    result = run(tmp_path, bad, good, max_attempts=2)
+    assert result.status == "failed"
+    assert (result.jobs["bad"].status, result.jobs["good"].status) == ("failed", "completed")
+    record = next(record for record in result.jobs["bad"].episodes if record.episode == 1)
+    assert (record.status, record.attempt) == ("error", 2)
+    assert record.error is not None
+    assert "died in attempt 2" in record.error.message
+    assert "1" in str(result.jobs["bad"].error)
+    assert outcome(result)[-8:] == [
+        {**row, "job": "good"} for row in outcome(run(tmp_path, walk_job("good"), inline=True))
+    ]
+
+
+def test_with_continue_on_error_the_neighbours_are_all_completed(tmp_path: Path, local_ray: None) -> None:
+    job = walk_job(env_kwargs={"poison": [1], "deed": "exit"}, num_envs=3)
+    result = run(tmp_path, job, max_attempts=2, continue_on_error=True)
+    assert result.jobs["walk"].counts == {"completed": 7, "error": 1, "timeout": 0}
+
+
+@pytest.mark.parametrize(
+    ("deadlines", "cause"),
+    [
+        pytest.param({"stall_timeout": 2}, "stalled", id="stall"),
+        pytest.param({"episode_timeout": 2}, "episode_timeout", id="episode"),
+    ],
+)
+def test_a_hang_ends_in_a_timeout_record(tmp_path: Path, local_ray: None, deadlines: dict[str, Any], cause: str) -> None:
+    job = walk_job(env_kwargs={"poison": [1], "deed": "hang"}, num_episodes=3)
+    result = run(tmp_path, job, max_attempts=1, continue_on_error=True, **deadlines)
+    assert [record.status for record in result.jobs["walk"].episodes] == ["completed", "timeout", "completed"]
+    assert [event["cause"] for event in events(result, "worker_lost")] == [cause]
+    assert len(events(result, "episode_timeout")) == 1
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "fragment"),
+    [
+        pytest.param("tests.worlds:die_while_building", "did not start in 2 attempts", id="dies"),
+        pytest.param("tests.worlds:hang_while_building", "not built after 1 s", id="hangs"),
+        pytest.param("tests.worlds:raise_while_building", "this factory always raises", id="raises"),
+        pytest.param("tests.nowhere:make", "no module 'tests.nowhere'", id="cannot-be-imported"),
+    ],
+)
+def test_an_environment_that_cannot_be_built_fails_its_job(
+    tmp_path: Path, local_ray: None, entry_point: str, fragment: str
+) -> None:
+    job = walk_job()
+    job["env"] = {"entry_point": entry_point}
+    result = run(tmp_path, job, max_attempts=2, start_timeout=1.0 if "hang" in entry_point else 60.0)
+    assert result.jobs["walk"].status == "failed"
+    assert fragment in str(result.jobs["walk"].error)
+    assert result.jobs["walk"].episodes == ()
+
+
+def test_what_no_node_can_run_is_refused_at_once(tmp_path: Path, local_ray: None) -> None:
+    job = walk_job("huge", resources={"num_gpus": 8})
+    with pytest.raises(NotEnoughResourcesError) as error:
+        run(tmp_path, job)
+    assert "huge" in str(error.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_ray_client_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--address auto"):
+        run(tmp_path, walk_job(), address="ray://somewhere:10001")
+
+
+def test_two_workers_run_side_by_side(tmp_path: Path, local_ray: None) -> None:
+    job = walk_job(num_episodes=12, env_kwargs={"step_s": 0.01})
+    result = run(tmp_path, job)
+    assert len({record.worker.pid for record in result.jobs["walk"].episodes if record.worker}) == 2
+    assert len(events(result, "worker_started")) >= 2
+
+
+def test_a_cpu_worker_sees_no_gpu_and_a_gpu_worker_its_own(tmp_path: Path) -> None:
+    """Fake GPUs, declared to Ray as in its own tests: the ids and the mask are real."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    if ray.is_initialized():
+        ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 2})
+    try:
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")  # type: ignore[arg-type]
+        masks = {}
+        for name, num_gpus in (("cpu", 0), ("gpu", 1), ("half", 0.5)):
+            job = walk_job(name, num_episodes=2, resources={"num_gpus": num_gpus})
+            job["env"] = {"entry_point": "tests.test_ray_faults:make_masked"}
+            record = run(tmp_path, job, num_workers=1).jobs[name].episodes[0]
+            assert record.worker is not None
+            masks[name] = (record.worker.gpus, record.episode_return)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert masks["cpu"] == ((), 0.0)
+    for name in ("gpu", "half"):
+        gpus, visible = masks[name]
+        assert len(gpus) == 1
+        assert visible == 1.0
+
+
+def make_masked() -> Any:
+    """A walk whose reward is the number of GPUs that the worker may see."""
+    import os
+
+    from tests.worlds import Walk
+
+    visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "unset").split(",") if gpu]
+
+    class Masked(Walk):
+        def step(self, action: Any) -> Any:
+            return self._observation(), float(len(visible) if visible != ["unset"] else 99), True, False, {}
+
+    return Masked()
