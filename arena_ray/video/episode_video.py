@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import logging
 import os
 import re
@@ -51,6 +50,7 @@ class EpisodeVideo:
         self.path = folder / f"{stem}.mp4"
         self.partial_path = folder / f"{stem}.{attempt}.partial.mp4"
         self.frames = 0
+        self._attempt = attempt
         self._kind: Literal["viewport", "camera"] = kind
         self._camera = camera
         self._fps = fps
@@ -150,10 +150,17 @@ class EpisodeVideo:
         )
 
     def _remove_leftovers(self) -> None:
-        own = re.compile(re.escape(self.path.stem) + r"\.\d+\.partial\.mp4")
-        for leftover in self.path.parent.glob(f"{glob.escape(self.path.stem)}.*.partial.mp4"):
-            if own.fullmatch(leftover.name):
-                self._remove(leftover)
+        """Remove what earlier attempts at this episode left, in whatever slot they ran.
+
+        There is nothing to look for in a first attempt: listing a folder of 10,000 videos costs some milliseconds.
+        """
+        if self._attempt == 1:
+            return
+        parts = re.split(r"-env\d+-", self.path.stem, maxsplit=1)
+        earlier = re.compile(r"-env\d+-".join(re.escape(part) for part in parts) + r"(\.\d+\.partial)?\.mp4")
+        for path in self.path.parent.iterdir():
+            if path != self.path and earlier.fullmatch(path.name):
+                self._remove(path)
 
     @staticmethod
     def _remove(path: Path) -> None:
