@@ -88,7 +88,9 @@ def test_a_library_stays_in_its_rooms(library: str) -> None:
         for path in modules()
         if any(name.split(".")[0] == library for name in imports(ast.parse(path.read_text())))
     }
-    strangers = {user for user in users if user not in RESERVED[library] and user.split("/")[0] not in RESERVED[library]}
+    strangers = {
+        user for user in users if user not in RESERVED[library] and user.split("/")[0] not in RESERVED[library]
+    }
     assert users
     assert not strangers
 

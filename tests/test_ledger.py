@@ -31,7 +31,13 @@ def ledger(*jobs: EvalJob, size: int = 3, max_attempts: int = 3, continue_on_err
 
 def record(chunk: Chunk, episode: int, status: Any = "completed") -> EpisodeRecord:
     return EpisodeRecord(
-        job=chunk.job.name, episode=episode, seed=0, status=status, chunk=chunk.index, attempt=chunk.attempt, duration_s=1.0
+        job=chunk.job.name,
+        episode=episode,
+        seed=0,
+        status=status,
+        chunk=chunk.index,
+        attempt=chunk.attempt,
+        duration_s=1.0,
     )
 
 
@@ -118,7 +124,9 @@ def test_an_exhausted_episode_fails_its_job_but_no_other() -> None:
     assert take(book, "b").episodes == (0, 1, 2)
 
 
-@pytest.mark.parametrize("cause", [pytest.param(cause, id=cause) for cause, rule in LOSS_RULES.items() if not rule.charged])
+@pytest.mark.parametrize(
+    "cause", [pytest.param(cause, id=cause) for cause, rule in LOSS_RULES.items() if not rule.charged]
+)
 def test_what_is_nobodys_fault_charges_nothing_however_often(cause: str) -> None:
     book = ledger(job(num_episodes=1), max_attempts=1)
     for attempt in range(1, 6):

@@ -19,7 +19,10 @@ MODES = [pytest.param(mode, id=mode) for mode in ("SameStep", "NextStep", "Disab
 
 def run(tmp_path: Path, mode: str, num_episodes: int = 10, **kwargs: Any) -> RunResult:
     job = walk_job("native", num_episodes=num_episodes, metrics=["distance"])
-    job["env"] = {"entry_point": "tests.worlds:make_vector_walk", "kwargs": {"mode": mode, "cameras": ["front"], **kwargs}}
+    job["env"] = {
+        "entry_point": "tests.worlds:make_vector_walk",
+        "kwargs": {"mode": mode, "cameras": ["front"], **kwargs},
+    }
     job["policy"] = {"type": "zero"}
     return evaluate({"jobs": [job]}, inline=True, record_camera_video=True, video_base_dir=str(tmp_path), chunk_size=5)
 

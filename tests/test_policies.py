@@ -80,7 +80,9 @@ class Recorder:
 
 
 def test_a_stateful_callable_is_built_once_per_slot() -> None:
-    policy = open_policy(job(entry_point="tests.worlds:Follower"), context(gymnasium.spaces.Box(-1, 1, (1,), np.float32)))
+    policy = open_policy(
+        job(entry_point="tests.worlds:Follower"), context(gymnasium.spaces.Box(-1, 1, (1,), np.float32))
+    )
     observations = np.zeros((2, 3), np.float32)
     policy.reset(SLOTS, [1, 2])
     policy.act(observations, SLOTS)

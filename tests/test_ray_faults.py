@@ -67,7 +67,9 @@ def test_with_continue_on_error_the_neighbours_are_all_completed(tmp_path: Path,
         pytest.param({"episode_timeout": 2}, "episode_timeout", id="episode"),
     ],
 )
-def test_a_hang_ends_in_a_timeout_record(tmp_path: Path, local_ray: None, deadlines: dict[str, Any], cause: str) -> None:
+def test_a_hang_ends_in_a_timeout_record(
+    tmp_path: Path, local_ray: None, deadlines: dict[str, Any], cause: str
+) -> None:
     job = walk_job(env_kwargs={"poison": [1], "deed": "hang"}, num_episodes=3)
     result = run(tmp_path, job, max_attempts=1, continue_on_error=True, **deadlines)
     assert [record.status for record in result.jobs["walk"].episodes] == ["completed", "timeout", "completed"]

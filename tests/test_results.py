@@ -20,7 +20,10 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
         walk_job("plain", num_episodes=3, tags={"suite": "x"}),
     ]
     return evaluate(
-        {"jobs": jobs}, inline=True, record_camera_video=True, record_viewport_video=True,
+        {"jobs": jobs},
+        inline=True,
+        record_camera_video=True,
+        record_viewport_video=True,
         video_base_dir=str(tmp_path_factory.mktemp("runs")),
     )
 
@@ -94,10 +97,19 @@ def test_a_run_that_was_cut_off_loads_without_a_summary(result: RunResult, tmp_p
 def test_the_newest_record_of_an_episode_counts() -> None:
     tally = JobTally(["energy"])
     tally.add(EpisodeRecord(job="a", episode=1, seed=0, status="error"))
-    tally.add(EpisodeRecord(job="a", episode=0, seed=0, status="completed", success=False, episode_return=4.0, length=2))
+    tally.add(
+        EpisodeRecord(job="a", episode=0, seed=0, status="completed", success=False, episode_return=4.0, length=2)
+    )
     tally.add(
         EpisodeRecord(
-            job="a", episode=1, seed=0, status="completed", success=True, episode_return=2.0, length=4, metrics={"energy": 1.0}
+            job="a",
+            episode=1,
+            seed=0,
+            status="completed",
+            success=True,
+            episode_return=2.0,
+            length=4,
+            metrics={"energy": 1.0},
         )
     )
     assert tally.counts() == {"completed": 2, "error": 0, "timeout": 0}

@@ -46,7 +46,9 @@ def test_an_environment_that_raises_fails_that_episode_only(
     ]
     if deed == "raise":
         assert [video.partial for video in records[2].videos] == [True]
-        assert (result.run_dir / records[2].videos[0].path).name == f"viewport-env{records[2].slot}-episode-2.1.partial.mp4"
+        assert (
+            result.run_dir / records[2].videos[0].path
+        ).name == f"viewport-env{records[2].slot}-episode-2.1.partial.mp4"
 
 
 @pytest.mark.parametrize(("num_envs", "vectorization"), SLOTS[:2])
@@ -131,7 +133,9 @@ def test_a_resting_slot_is_not_stepped(tmp_path: Path) -> None:
     ],
 )
 def test_success_is_read_where_the_job_says(tmp_path: Path, success: dict[str, Any], expected: str | None) -> None:
-    job = walk_job(num_episodes=1, success=success, metrics=[{"key": "score", "reduce": "sum"}, {"key": "top", "reduce": "max"}])
+    job = walk_job(
+        num_episodes=1, success=success, metrics=[{"key": "score", "reduce": "sum"}, {"key": "top", "reduce": "max"}]
+    )
     job["env"] = {"entry_point": "tests.test_rollout:make_scripted"}
     job["policy"] = {"type": "zero"}
     record = run(tmp_path, job).jobs["walk"].episodes[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import yaml
@@ -83,11 +83,11 @@ class Started:
         self._folder = folder
         self._began = time.monotonic()
 
-    def signal(self, number: signal.Signals) -> None:
+    def signal(self, number: Signals) -> None:
         self._began = time.monotonic()
         self.process.send_signal(number)
 
-    def signal_group(self, number: signal.Signals) -> None:
+    def signal_group(self, number: Signals) -> None:
         """As a terminal does on Ctrl-C."""
         self._began = time.monotonic()
         os.killpg(self.process.pid, number)

@@ -36,7 +36,7 @@ class Corridor(gymnasium.Env[Any, Any]):
         deaf: Ignores the seed of `reset`.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Corridor(gymnasium.Env[Any, Any]):
         length: int = 3,
         tape: str | None = None,
         script: Mapping[str, Sequence[Any]] | None = None,
-        rewards: Sequence[float] = (),
+        rewards: Sequence[Any] = (),
         poison: Sequence[int] = (),
         deed: str = "raise",
         marker: str | None = None,
@@ -95,7 +95,7 @@ class Corridor(gymnasium.Env[Any, Any]):
             self._do_deed()
         reward = float(self._rewards[self._t - 1]) if self._t <= len(self._rewards) else 1.0
         scripted = {key: values[self._t - 1] for key, values in self._script.items() if self._t <= len(values)}
-        info = {"mark": self._mark, **{key: value for key, value in scripted.items() if value is not None}}
+        info = {"mark": self._mark, **{key: _number(value) for key, value in scripted.items() if value is not None}}
         return self._observation(), reward, self._t >= self._end, False, info
 
     def _do_deed(self) -> None:
@@ -119,6 +119,10 @@ class Corridor(gymnasium.Env[Any, Any]):
         note(self._tape, "close")
 
 
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, str) else value
+
+
 def tell_seed(env: gymnasium.Env[Any, Any], seed: int) -> None:
     """The cure of a deaf corridor."""
     env.unwrapped.__dict__["told"] = seed
@@ -137,6 +141,17 @@ def corridor_from_anything(**given: Any) -> Corridor:
 def broken_factory(**given: Any) -> Any:
     note(given.get("tape"), "factory")
     raise RuntimeError("the factory is on fire")
+
+
+def factory_that_kills(deaths: str, times: int) -> Corridor:
+    """Ends its process, as often as it is told to over all processes."""
+    for number in range(times):
+        try:
+            Path(deaths, str(number)).mkdir()
+        except FileExistsError:
+            continue
+        os._exit(5)
+    return Corridor()
 
 
 def slow_factory(**given: Any) -> Any:

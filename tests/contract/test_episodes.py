@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 
 from tests.contract.conftest import Run
-from tests.contract.outside import corridor, events, records, statuses, summary, tape
+from tests.contract.outside import (
+    REPOSITORY,
+    arena_ray_here,
+    corridor,
+    events,
+    read_json,
+    records,
+    statuses,
+    summary,
+    tape,
+    write_jobs,
+)
 
 SLOTS = [
     pytest.param({}, id="one-slot"),
@@ -52,7 +63,8 @@ def test_seeds_follow_from_the_job_seed_and_the_episode_alone(run: Run) -> None:
 
 def test_the_action_space_of_the_environment_is_seeded_per_episode(run: Run, tmp_path: Path) -> None:
     samples = []
-    for number, layout in enumerate(({}, {"num_envs": 3}, {"chunk_size": 1})):
+    layouts: list[dict[str, Any]] = [{}, {"num_envs": 3}, {"chunk_size": 1}]
+    for number, layout in enumerate(layouts):
         notes = tmp_path / f"tape-{number}"
         slots = {key: value for key, value in layout.items() if key == "num_envs"}
         flags = {key: value for key, value in layout.items() if key == "chunk_size"}
@@ -72,6 +84,10 @@ def test_built_in_actions_are_the_same_in_any_layout(policy: str, run: Run, tmp_
     assert actions[0] == actions[1]
     distinct = {action for _, _, action in actions[0]}
     assert distinct == {(0.0, 0.0)} if policy == "zero" else len(distinct) == 15
+
+
+def _given(success: dict[str, str]) -> dict[str, Any]:
+    return {"success": success} if success else {}
 
 
 @pytest.mark.parametrize(
@@ -94,7 +110,7 @@ def test_built_in_actions_are_the_same_in_any_layout(policy: str, run: Run, tmp_
 def test_success(
     script: dict[str, list[Any]], success: dict[str, str], expected: bool | None, num_envs: int, run: Run
 ) -> None:
-    result = run(corridor(kwargs={"script": script}, num_envs=num_envs, **({"success": success} if success else {})))
+    result = run(corridor(kwargs={"script": script}, num_envs=num_envs, **_given(success)))
     assert [row["success"] for row in records(result.run_dir)] == [expected] * 3
     rate = summary(result.run_dir)["jobs"]["corridor"]["metrics"]["success_rate"]
     assert rate["value"] == (None if expected is None else float(expected))
@@ -145,7 +161,7 @@ def test_num_steps(num_steps: int, num_envs: int, length: int, expected: int, ru
 
 def test_the_cut_episode_leaves_no_video(run: Run) -> None:
     result = run(corridor(num_steps=5), record_viewport_video=True)
-    names = [path.name for path in (result.run_dir / "corridor" / "videos").iterdir()]
+    names = [path.name for path in (result.run_dir / "corridor").glob("**/*.mp4")]
     assert names == ["viewport-env0-episode-0.mp4"]
 
 
@@ -164,16 +180,21 @@ def test_an_environment_that_ignores_its_seed_is_told_on(num_envs: int, run: Run
     cured = corridor("cured", deaf, num_envs=num_envs, num_episodes=5)
     cured["env"]["seed_hook"] = "tests.contract.stage:tell_seed"
     result = run(job, cured, corridor("good"))
-    notes = " ".join(map(str, result.notes)) if hasattr(result, "notes") else ""
     warnings = [event for event in events(result.run_dir, "warning") if "seed" in str(event)]
     assert {event["job"] for event in warnings} == {"deaf"}
-    from tests.contract.outside import read_json
-
     notes = str(read_json(result.run_dir / "run.json")["notes"])
     assert "deaf" in notes
     assert "seed" in notes
     assert "cured" not in notes
     assert "seed_hook" in notes
+
+
+def test_the_final_table_tells_on_it_too(tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path / "jobs.yaml", corridor("deaf", {"deaf": True}), corridor("good"))
+    done = arena_ray_here("run", jobs, "--inline", "--video_base_dir", tmp_path / "base", cwd=REPOSITORY)
+    assert done.code == 0
+    assert "seed_hook" in done.said
+    assert "seed_hook" in done.stdout
 
 
 def test_the_seed_hook_gets_every_seed_before_every_reset(run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""What the README says is so."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from arena_ray import RunResult
+from arena_ray.config import load_plan
+
+REPOSITORY = Path(__file__).parent.parent
+README = (REPOSITORY / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command of the README, with this Python's programs instead of those of a fresh environment."""
+    program = Path(sys.executable).parent / Path(words[0]).name
+    return subprocess.run([str(program), *words[1:]], cwd=folder, capture_output=True, text=True, timeout=170)
+
+
+def test_ci_runs_the_test_command() -> None:
+    _, test_command = blocks("bash")[:2]
+    assert test_command.strip() in (REPOSITORY / ".ci" / "run").read_text()
+
+
+@pytest.mark.ray
+@pytest.mark.heavy
+def test_the_main_job_gives_videos_and_a_summary(tmp_path: Path) -> None:
+    command = blocks("bash")[0].split("&&")[-1].strip()
+    words = [*shlex.split(command), "--video_base_dir", str(tmp_path / "outputs")]
+    done = run(words, REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    run_dir = Path(done.stdout.strip().splitlines()[-1])
+    result = RunResult.load(run_dir)
+    assert result.status == "completed"
+    assert len(result.video_paths(kind="viewport")) == 40
+    assert all(path.stat().st_size > 1000 for path in result.video_paths())
+    summary = json.loads((run_dir / "summary.json").read_text())
+    shown = re.search(r"│ cartpole-trained .*│\s+([\d.]+) │\n", README)
+    assert shown is not None
+    assert summary["jobs"]["cartpole-trained"]["metrics"]["return"]["value"] == pytest.approx(float(shown[1]), abs=20)
+
+
+def test_the_job_file_is_valid() -> None:
+    (document,) = blocks("yaml")
+    plan = load_plan(yaml.safe_load(document))
+    assert plan.jobs[0].num_episodes == 100
+
+
+@pytest.mark.parametrize("line", [pytest.param(line, id=line.split()[0]) for line in blocks("bash")[2].splitlines()])
+@pytest.mark.heavy
+def test_single_policy_commands_work(tmp_path: Path, line: str) -> None:
+    done = run(shlex.split(line), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert RunResult.load(done.stdout.strip().splitlines()[-1]).jobs["policy"].counts["completed"] == 10
+
+
+@pytest.mark.ray
+@pytest.mark.heavy
+def test_the_python_lines_work(tmp_path: Path) -> None:
+    code = blocks("python")[0].replace("examples/", f"{REPOSITORY}/examples/")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("viewport-env") == 2
+
+
+def test_the_written_env_and_policy_work(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(blocks("python")[1])
+    job = {
+        "name": "mine",
+        "env": {"entry_point": "mine:make_env", "kwargs": {"size": 4}},
+        "policy": {"entry_point": "mine:Patrol"},
+        "num_episodes": 3,
+        "num_envs": 2,
+    }
+    (tmp_path / "jobs.json").write_text(json.dumps({"jobs": [job]}))
+    done = run(["arena-ray", "run", str(tmp_path / "jobs.json"), "--inline"], tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "link", [pytest.param(link, id=link) for link in re.findall(r"\]\((?!http)([^)#]+)\)", README)]
+)
+def test_links_lead_somewhere(link: str) -> None:
+    assert (REPOSITORY / link).exists()
