@@ -30,6 +30,9 @@ RETIRED_FLAGS = {
     "--video_dir": "--video_base_dir",
 }
 
+#: Width of the table where standard output is no terminal, characters.
+PLAIN_WIDTH = 110
+
 _ENV_ID = re.compile(r"(?:[\w.]+:)?[\w./-]+-v\d+")
 
 
@@ -197,7 +200,7 @@ def print_result(result: Any) -> None:
     """Print a result's table, and its run directory as the last line."""
     from rich.console import Console
 
-    Console(soft_wrap=False).print(result)
+    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(result)
     click.echo(str(result.run_dir))
 
 

@@ -25,8 +25,8 @@ def prepare_process(environ: MutableMapping[str, str] | None = None) -> None:
     environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     if sys.platform == "linux" and "DISPLAY" not in environ and "WAYLAND_DISPLAY" not in environ:
         renderer = offscreen_renderer()
-        if renderer is not None:
-            environ.setdefault("MUJOCO_GL", renderer)
+        if renderer is not None and not environ.get("MUJOCO_GL"):
+            environ["MUJOCO_GL"] = renderer
 
 
 def offscreen_renderer() -> str | None:

@@ -240,15 +240,15 @@ def _play(book: Ledger, chunk: Chunk, rng: random.Random, committed: list[int]) 
         book.lost_chunk("a", chunk.index, rng.choice(causes), "at start")
         return
     book.ready("a", chunk.index)
-    waiting, flying = list(chunk.episodes), []
+    waiting = list(chunk.episodes)
+    flying: list[int] = []
     while waiting or flying:
         while waiting and len(flying) < chunk.job.num_envs:
             flying.append(waiting.pop(0))
             book.started("a", chunk.index, flying[-1])
         if rng.random() < 0.2:
-            for exhausted in book.lost_chunk("a", chunk.index, rng.choice(causes), "on the way").exhausted:
-                if book.record(record(chunk, exhausted.episode, exhausted.status)):
-                    committed.append(exhausted.episode)
+            given_up = book.lost_chunk("a", chunk.index, rng.choice(causes), "on the way").exhausted
+            committed.extend(one.episode for one in given_up if book.record(record(chunk, one.episode, one.status)))
             return
         episode = flying.pop(rng.randrange(len(flying)))
         if book.record(record(chunk, episode)):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -172,10 +173,23 @@ def test_torch_policy_answers_a_row_alike_in_every_batch(tmp_path: Path) -> None
     assert np.array_equal(together, alone)
 
 
+def test_torch_policy_runs_torchscript(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Linear(3, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(module).save(tmp_path / "policy.pt")  # type: ignore[no-untyped-call]
+    policy = open_policy(job(type="torch", kwargs={"path": "policy.pt"}), context(folders=(str(tmp_path),)))
+    observations = np.ones((1, 3), np.float32)
+    with torch.inference_mode():
+        expected = module(torch.as_tensor(observations)).numpy()
+    assert policy.act(observations, np.array([0])) == pytest.approx(np.clip(expected, BOX.low, BOX.high))
+
+
 def test_torch_weights_that_are_code_are_refused(tmp_path: Path) -> None:
     torch.save(Recorder(1, "cpu", None), tmp_path / "weights.pt")
     kwargs = {"entry_point": "tests.test_policies:Scores", "state_dict": "weights.pt"}
-    with pytest.raises(Exception, match="(?i)weights_only|unsupported"):
+    with pytest.raises(Exception, match=r"(?i)weights_only|unsupported"):
         open_policy(job(type="torch", kwargs=kwargs), context(DISCRETE, folders=(str(tmp_path),)))
 
 

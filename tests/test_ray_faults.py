@@ -136,7 +136,7 @@ def test_a_cpu_worker_sees_no_gpu_and_a_gpu_worker_its_own(tmp_path: Path) -> No
             masks[name] = (record.worker.gpus, record.episode_return)
     finally:
         ray.shutdown()
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
     assert masks["cpu"] == ((), 0.0)
     for name in ("gpu", "half"):
         gpus, visible = masks[name]

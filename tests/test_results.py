@@ -74,6 +74,7 @@ def test_it_shows_as_a_table_and_in_a_notebook(result: RunResult) -> None:
     text = str(result)
     assert "cams" in text
     assert "8/8" in text
+    assert "distance" in text
     html = result._repr_html_()
     assert html.count("<video") == 12
     assert "8/8" in html

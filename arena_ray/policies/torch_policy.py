@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,7 +85,10 @@ def open_torch(
             "with 'state_dict'"
         )
     if path is not None:
-        module = torch.jit.load(str(context.find(path)), map_location=context.device)  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            # torch 2.13 deprecates TorchScript; its files are part of our interface and still load.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = torch.jit.load(str(context.find(path)), map_location=context.device)  # type: ignore[no-untyped-call]
     else:
         offered = {"observation_space": context.observation_space, "action_space": context.action_space}
         module = entry_points.call_factory(str(entry_point), kwargs or {}, offered)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html as html_escape
 import io
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from arena_ray.records import Metric
 
@@ -23,13 +23,16 @@ _HEADINGS = ("job", "status", "episodes", "errors", "success rate", "return", "l
 
 def render(result: RunResult) -> Table:
     """Return the table that ends a run."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     title = Text(f"{result.status}: {result.run_dir}")
-    table = Table(title=title, title_justify="left", caption=_notes(result), caption_justify="left")
+    layout: Any = {"box": box.SIMPLE_HEAD, "title_justify": "left", "caption_justify": "left", "pad_edge": False}
+    table = Table(title=title, caption=_notes(result), **layout)
     for heading in _HEADINGS:
-        table.add_column(heading, justify="left" if heading in ("job", "status") else "right", overflow="fold")
+        left = heading in ("job", "status")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=left, overflow="fold")
     for row in _rows(result):
         table.add_row(*(Text(cell) for cell in row))
     return table
@@ -61,11 +64,21 @@ def interval(metric: Metric, *, percent: bool = False) -> str:
     """Return a metric, its interval on a second line, or a dash without data."""
     if metric.value is None:
         return "-"
-    scale, unit, digits = (100, " %", 1) if percent else (1, "", 2)
-    value = f"{metric.value * scale:.{digits}f}{unit}"
+    scale, unit = (100, " %") if percent else (1, "")
+    value = f"{metric.value * scale:.4g}{unit}"
     if metric.low is None or metric.high is None:
         return value
-    return f"{value}\n[{metric.low * scale:.{digits}f}, {metric.high * scale:.{digits}f}]"
+    return f"{value}\n[{metric.low * scale:.3g}, {metric.high * scale:.3g}]"
+
+
+def _own_metrics(result: RunResult) -> list[str]:
+    """Return a line for each metric that a job declares."""
+    return [
+        f"{job.name}: {name} {interval(metric)}".replace("\n", " ")
+        for job in result.jobs.values()
+        for name, metric in job.metrics.items()
+        if name not in ("success_rate", "return", "length")
+    ]
 
 
 def _rows(result: RunResult) -> Iterator[tuple[str, ...]]:
@@ -87,9 +100,9 @@ def _episodes(job: JobResult) -> str:
 
 
 def _notes(result: RunResult) -> Text | None:
-    """Return why jobs failed and what limits the results."""
+    """Return the jobs' own metrics, why jobs failed, and what limits the results."""
     from rich.text import Text
 
     errors = [f"{job.name} failed: {job.error}" for job in result.jobs.values() if job.error is not None]
-    lines = [*errors, *(f"note: {note}" for note in result.notes)]
+    lines = [*_own_metrics(result), *errors, *(f"note: {note}" for note in result.notes)]
     return Text("\n".join(lines)) if lines else None
