@@ -29,6 +29,9 @@ STOP_POLL_S = 0.5
 #: How long a worker that is no longer needed may take to close its environment.
 CLOSE_S = 10.0
 
+#: How old the list of nodes may be; a node that joins is used after so long.
+NODES_FRESH_S = 2.0
+
 _EPSILON = 1e-6
 
 
@@ -54,6 +57,8 @@ class RayPool:
         self._setup: Any = None
         self._workers: list[_Worker] = []
         self._closing: list[tuple[Any, Any, float]] = []
+        self._nodes: list[dict[str, float]] = []
+        self._nodes_asked_at = -NODES_FRESH_S
 
     def open(self, setup: WorkerSetup) -> None:
         """Be told where the run is."""
@@ -73,14 +78,21 @@ class RayPool:
         Raises:
             NotEnoughResourcesError: With a table of demand against supply.
         """
-        supply = [_capacity(node) for node in _alive_nodes()]
+        supply = self._supply()
         lacking = [job for job in jobs if not any(_fits(job.resources, node) for node in supply)]
         if lacking:
             raise NotEnoughResourcesError(_demand_table(lacking, supply))
 
+    def _supply(self) -> list[dict[str, float]]:
+        """Return what each node has, at most some seconds old: asking costs a call to Ray's head."""
+        if time.monotonic() - self._nodes_asked_at > NODES_FRESH_S:
+            self._nodes = [_capacity(node) for node in _alive_nodes()]
+            self._nodes_asked_at = time.monotonic()
+        return [dict(node) for node in self._nodes]
+
     def num_workers(self, job: EvalJob) -> int:
         """Return how many workers of a job fit when nothing else runs."""
-        fitting = sum(_how_many(job.resources, _capacity(node)) for node in _alive_nodes())
+        fitting = sum(_how_many(job.resources, node) for node in self._supply())
         return max(1, min(fitting, self._settings.num_workers or fitting))
 
     def has_room(self, job: EvalJob) -> bool:
@@ -97,7 +109,7 @@ class RayPool:
         return same_job or (self._settings.isolation == "run" and worker.job.resources == job.resources)
 
     def _fits_beside(self, job: EvalJob, workers: Sequence[_Worker]) -> bool:
-        free = [_capacity(node) for node in _alive_nodes()]
+        free = self._supply()
         for resources in [worker.job.resources for worker in workers]:
             node = next((node for node in free if _fits(resources, node)), None)
             if node is not None:

@@ -300,7 +300,7 @@ def test_policy_command_hands_its_kwargs_on(tmp_path: Path) -> None:
     done = arena_ray_here(
         *["policy", "--env", "tests.contract.stage:Corridor", "--env_kwargs", json.dumps({"length": 4})],
         *["--policy", "tests.contract.stage:Batched", "--policy_kwargs", json.dumps({"tape": str(notes)})],
-        *["--num_steps", "9", "--num_envs", "2", "--inline", "--video_base_dir", tmp_path / "base"],
+        *["--num_steps", "9", "--num_envs", "2", "--inline", "--video_base_dir", str(tmp_path / "base")],
         cwd=REPOSITORY,
     )
     assert done.code == 0, done.stderr

@@ -152,12 +152,10 @@ def test_workers_that_die(run: Run, seeds: list[int], local_ray: None, tmp_path:
     )
     run_dir = result.run_dir
     assert result.status == "failed"
-    assert job_statuses(run_dir) == {
-        "once": "completed",
-        "twin": "completed",
-        "always": "failed",
-        "healthy": "completed",
-    }
+    completed = dict.fromkeys(("once", "twin", "healthy"), "completed")
+    assert job_statuses(run_dir) == {**completed, "always": "failed", "stillborn": "failed"}
+    assert records(run_dir, "stillborn") == []
+    assert summary(run_dir)["jobs"]["stillborn"]["error"]
     assert statuses(run_dir, "once") == [(episode, "completed") for episode in range(5)]
     assert statuses(run_dir, "twin") == [(episode, "completed") for episode in range(4)]
     # Only the episode in flight is charged, not those that had ended or waited.
