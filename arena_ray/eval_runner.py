@@ -65,6 +65,10 @@ def evaluate(
     return Run(plan, observer).execute(pool if pool is not None else open_pool(plan.settings))
 
 
+class _EndAtOnce(BaseException):
+    """Leaves a step of an environment in this process that may never return."""
+
+
 class Run:
     """One run: everything between a plan and its result.
 
@@ -91,6 +95,7 @@ class Run:
         )
         self._deadlines = Deadlines(plan.settings)
         self._ends_at_once = False
+        self._runs_here = False
         self._pool_stopped = False
 
     def _chunk_length(self, remaining: int, num_workers: int, num_slots: int, mean_episode_s: float | None) -> int:
@@ -108,7 +113,8 @@ class Run:
             with Journal(self._plan, run_dir, pool.hardware(), now, observer=self._observer) as self._journal:
                 pool.open(WorkerSetup(run_dir=str(run_dir.path), python_path=python_path(self._plan.folder)))
                 try:
-                    self._loop(pool)
+                    with contextlib.suppress(_EndAtOnce):
+                        self._loop(pool)
                 finally:
                     result = self._finish()
                 return result
@@ -116,13 +122,21 @@ class Run:
     def _loop(self, pool: WorkerPool) -> None:
         while not self._ledger.finished and not self._ends_at_once:
             self._hand_out(pool)
-            for event in pool.wait(TICK_S):
+            for event in self._wait(pool):
                 self._handle(event, pool)
             self._keep_deadlines(pool)
             if self._ledger.stopped is not None and not self._pool_stopped:
                 self._pool_stopped = True
                 pool.stop()
             self._journal.tick()
+
+    def _wait(self, pool: WorkerPool) -> list[PoolEvent]:
+        """Wait for the pool; where it runs the environment in this process, a signal may break off the wait."""
+        self._runs_here = not pool.can_kill
+        try:
+            return pool.wait(TICK_S)
+        finally:
+            self._runs_here = False
 
     def _finish(self) -> RunResult:
         ended_early = "failed" if self.signal is None else "interrupted"
@@ -217,6 +231,9 @@ class Run:
         self._ends_at_once = self._ends_at_once or number == signal.SIGTERM or self.signal is not None
         self.signal = number
         self._ledger.stop(f"stopped by {signal.Signals(number).name}")
+        if self._ends_at_once and self._runs_here:
+            self._runs_here = False
+            raise _EndAtOnce
 
 
 def _exhausted_record(chunk: Chunk, exhausted: Exhausted, loss: WorkerLost) -> EpisodeRecord:

@@ -140,7 +140,7 @@ class JobLedger:
         self._pieces: deque[_Piece] = deque()
         self._charges: dict[int, int] = {}
         self._next_index = 0
-        self._failed_starts = 0
+        self._failed_starts: dict[int, int] = {}
         self._probe = True
         self._steps_done = False
         self._steps_attempts = 0
@@ -228,7 +228,6 @@ class JobLedger:
     def ready(self, index: int) -> None:
         """Note that the worker of a chunk has built its environment and policy."""
         self.running[index].ready = True
-        self._failed_starts = 0
 
     def started(self, index: int, episode: int) -> None:
         """Note that an episode began."""
@@ -259,10 +258,11 @@ class JobLedger:
         return self._lost_episodes(running, rule, max_attempts)
 
     def _lost_at_start(self, running: _Running, max_attempts: int, reason: str) -> Loss:
-        self._failed_starts += 1
+        first = min(running.chunk.episodes, default=0)
+        tries = self._failed_starts[first] = self._failed_starts.get(first, 0) + 1
         self._return(running, tuple(running.unrecorded), running.chunk.attempt)
-        if self._failed_starts >= max_attempts and self.failed is None:
-            self.failed = f"the worker did not start in {self._failed_starts} attempts: {reason}"
+        if tries >= max_attempts and self.failed is None:
+            self.failed = f"the worker did not start in {tries} attempts: {reason}"
         return Loss(requeued=tuple(running.unrecorded), job_failed=self.failed)
 
     def _lost_steps(self, rule: LossRule, max_attempts: int, reason: str) -> Loss:

@@ -153,3 +153,33 @@ def make_scripted() -> Any:
             return self._observation(), 0.0, self._t == 3, False, info
 
     return Scripted()
+
+
+def make_two() -> Any:
+    """Every episode has two steps."""
+    from tests.worlds import Walk
+
+    class Two(Walk):
+        def step(self, action: Any) -> Any:
+            self._t += 1
+            return self._observation(), 1.0, self._t == 2, False, {}
+
+    return Two()
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "num_steps", "episodes"),
+    [
+        pytest.param(1, 7, [0, 1, 2], id="one-slot-cut-off"),
+        pytest.param(1, 6, [0, 1, 2], id="one-slot-even"),
+        pytest.param(2, 7, [0, 1, 2], id="two-slots"),
+        pytest.param(3, 5, [0, 1], id="three-slots"),
+    ],
+)
+def test_a_step_budget_keeps_every_episode_that_ended_within_it(
+    tmp_path: Path, num_envs: int, num_steps: int, episodes: list[int]
+) -> None:
+    job = walk_job(num_envs=num_envs, num_steps=num_steps)
+    job["env"] = {"entry_point": "tests.test_rollout:make_two"}
+    del job["num_episodes"]
+    assert [record.episode for record in run(tmp_path, job).jobs["walk"].episodes] == episodes

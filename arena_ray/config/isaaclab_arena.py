@@ -54,6 +54,21 @@ def to_native(job: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     return native | _environment(job, problems) | _policy(job, problems), problems
 
 
+def fill_in_what_is_missing(native: dict[str, Any]) -> list[Problem]:
+    """Put a stand-in where a translated job lacks environment or policy even with defaults; return what was lacking."""
+    problems = []
+    if "env" not in native:
+        native["env"] = {"id": "stand-in"}
+        text = "arena_env_args.environment: missing; write the environment's Gymnasium id there"
+        problems.append(Problem("env", text))
+    policy = native.setdefault("policy", {})
+    if isinstance(policy, dict) and not policy.keys() & {"type", "entry_point"}:
+        policy["type"] = "zero"
+        text = f"policy_type: missing; write one of {', '.join(sorted(_POLICIES))}, or package.module.Class"
+        problems.append(Problem("policy", text))
+    return problems
+
+
 def _unknown(key: str, value: object) -> Problem:
     hint = nearest(key, _KEYS)
     return Problem(key, f"unknown key {key!r} in a job of IsaacLab-Arena's form (found {shown(value)}); {hint}")

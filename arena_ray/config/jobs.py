@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from arena_ray.config.isaaclab_arena import is_arena_job, is_pending, to_native
+from arena_ray.config.isaaclab_arena import fill_in_what_is_missing, is_arena_job, is_pending, to_native
 from arena_ray.config.merging import BUDGETS, merge_defaults
 from arena_ray.config.messages import validation_problems
 from arena_ray.config.overrides import Override, apply_override, parse_overrides
@@ -27,6 +27,7 @@ class _Entry:
     position: int  # in the file, from 1
     job: dict[str, Any]
     problems: list[Problem]  # found before the defaults came in
+    is_arena: bool = False  # in IsaacLab-Arena's form
 
     @property
     def name(self) -> Any:
@@ -82,7 +83,7 @@ def _entries(raw_jobs: Sequence[object]) -> tuple[list[_Entry], list[str]]:
             entries.append(_Entry(position, job, problems))
         elif is_pending(job):
             native, more = to_native(job)
-            entries.append(_Entry(position, native, problems + more))
+            entries.append(_Entry(position, native, problems + more, is_arena=True))
     if not entries and not lines:
         lines = ["jobs: every job has a 'status' other than 'pending', so none is left to run; set it to 'pending'"]
     return entries, lines
@@ -113,6 +114,8 @@ def _build(
     lines: list[str],
 ) -> EvalJob | None:
     data = merge_defaults(defaults, entry.job)
+    if entry.is_arena:
+        entry.problems.extend(fill_in_what_is_missing(data))
     mine = [override for override in overrides if override.applies_to(entry.name)]
     for override in mine:
         try:

@@ -31,6 +31,8 @@ def merge_defaults(defaults: Mapping[str, Any], job: Mapping[str, Any]) -> dict[
 def _names_another(default: object, own: object, names: tuple[str, ...]) -> bool:
     if not isinstance(default, Mapping) or not isinstance(own, Mapping):
         return False
+    if all(default.get(name) is None for name in names):
+        return False
     return any(own.get(name) is not None and own.get(name) != default.get(name) for name in names)
 
 

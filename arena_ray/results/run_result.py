@@ -177,7 +177,8 @@ class RunResult:
 def _job_result(job: EvalJob, tally: JobTally, verdict: tuple[str, str | None] | None, run_dir: Path) -> JobResult:
     counts = tally.counts()
     said, error = verdict or ("incomplete", None)
-    if error or counts["error"] or counts["timeout"]:
+    error = error or tally.first_error()
+    if error:
         status = "failed"
     elif job.num_episodes is None:
         status = said

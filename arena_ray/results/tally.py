@@ -33,6 +33,7 @@ class JobTally:
         self._length = array("d")
         self._metrics = {name: array("d") for name in metric_names}
         self._videos: dict[int, tuple[str, ...]] = {}
+        self._errors: dict[int, str] = {}
 
     def add(self, record: EpisodeRecord) -> None:
         """Add a record."""
@@ -43,6 +44,9 @@ class JobTally:
         self._length.append(_number(record.length))
         for name, column in self._metrics.items():
             column.append(_number(record.metrics.get(name)))
+        self._errors.pop(record.episode, None)
+        if record.error is not None:
+            self._errors[record.episode] = f"{record.error.type}: {record.error.message}"
         paths = tuple(video.path for video in record.videos)
         if paths or record.episode in self._videos:
             self._videos[record.episode] = paths
@@ -52,10 +56,13 @@ class JobTally:
         status = np.array(self._status, dtype=np.int8)[self._newest()]
         return {name: int(np.count_nonzero(status == code)) for code, name in enumerate(_STATUSES)}
 
-    def success_counts(self) -> tuple[int, int]:
-        """Return (successes, completed episodes that say whether they succeeded)."""
-        outcomes = self._outcomes(self._completed())
-        return int(outcomes.sum()), len(outcomes)
+    def first_error(self) -> str | None:
+        """Return the error of the first episode that has one: the same however the episodes were run."""
+        if not self._errors:
+            return None
+        episode = min(self._errors)
+        others = f" (and {len(self._errors) - 1} more)" if len(self._errors) > 1 else ""
+        return f"episode {episode}: {self._errors[episode]}{others}"
 
     def metrics(self) -> dict[str, Metric]:
         """Return every metric of the completed episodes, `success_rate`, `return` and `length` first."""

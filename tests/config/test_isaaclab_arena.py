@@ -151,8 +151,7 @@ VALID = (
             {"arena_env_args": ["--num_envs", "4"]},
             [
                 "arena_env_args: found ['--num_envs', '4']; must be a mapping",
-                "missing required key 'env'; write 'env: {id: FetchReach-v4}' or "
-                "'env: {entry_point: package.module:attribute}'",
+                "arena_env_args.environment: missing; write the environment's Gymnasium id there",
             ],
             id="older list form",
         ),

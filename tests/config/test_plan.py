@@ -681,7 +681,7 @@ def test_document_reads_back_into_equal_jobs() -> None:
     assert again.jobs == plan.jobs
     assert again.document == plan.document
     assert type(again.jobs[1].tags["t"]) is bool
-    assert plan.jobs[1].env.kwargs == {}
+    assert plan.jobs[1].env.kwargs == {"size": [3, 4]}
     assert plan.jobs[0].video.record_camera_video
 
 
@@ -711,3 +711,8 @@ def test_what_only_a_whole_job_can_get_wrong_is_not_said_of_defaults() -> None:
     assert lines(refusal(document(job(num_episodes=...), defaults=defaults))) == [
         "job 'a': 'num_rebuilds' splits episodes; give 'num_episodes', not 'num_steps'"
     ]
+
+
+def test_defaults_that_name_no_env_reach_every_env() -> None:
+    plan = load_plan(document(job(env={"id": "X-v0"}), defaults={"env": {"kwargs": {"size": 3}}}))
+    assert plan.jobs[0].env == EnvRef(id="X-v0", kwargs={"size": 3})

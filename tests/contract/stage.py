@@ -13,7 +13,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 import numpy.typing as npt
-import torch
 
 Frame = npt.NDArray[np.uint8]
 
@@ -239,14 +238,3 @@ class Stateful:
         assert self._steps == int(observation[0])
         self._steps += 1
         return np.full(2, 0.01 * self._steps, dtype=np.float32)
-
-
-class Halver(torch.nn.Module):
-    """Actions are the observation times a parameter."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gain = torch.nn.Parameter(torch.tensor(0.0))
-
-    def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        return self.gain * observation

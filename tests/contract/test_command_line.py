@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -121,7 +122,7 @@ def test_final_table_names_the_jobs_and_the_run_directory(jobs: Path, tmp_path: 
     done = arena_ray_here("run", jobs, "--inline", "--video_base_dir", tmp_path / "base", cwd=REPOSITORY)
     assert str(done.run_dir) in done.said
     for name in ("a", "b"):
-        assert f"│ {name} " in done.stdout + done.stderr
+        assert re.search(rf"^\W*{name}\W+completed\W+3/3\b", done.stdout, re.MULTILINE), done.stdout
 
 
 def test_default_base_directory_is_outputs_in_the_cwd(tmp_path: Path) -> None:

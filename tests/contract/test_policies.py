@@ -112,7 +112,7 @@ def test_stateful_callable_is_built_once_per_slot(run: Run, tmp_path: Path) -> N
 def test_torch_policies(run: Run, tmp_path: Path) -> None:
     import torch
 
-    from tests.contract.stage import Halver
+    from tests.contract.stage_torch import Halver
 
     module = Halver()
     module.gain.data.fill_(0.25)
@@ -121,7 +121,7 @@ def test_torch_policies(run: Run, tmp_path: Path) -> None:
     torch.jit.save(traced, tmp_path / "policy.pt")
     kwargs = [
         {"path": str(tmp_path / "policy.pt")},
-        {"entry_point": STAGE + "Halver", "state_dict": str(tmp_path / "weights.pt")},
+        {"entry_point": "tests.contract.stage_torch:Halver", "state_dict": str(tmp_path / "weights.pt")},
     ]
     for number, given in enumerate(kwargs):
         notes = tmp_path / f"tape-{number}"
@@ -150,7 +150,7 @@ class Evil:
 
 def test_a_state_dict_runs_no_code(run: Run, tmp_path: Path) -> None:
     (tmp_path / "evil.pt").write_bytes(pickle.dumps(Evil(tmp_path / "pwned")))
-    kwargs = {"entry_point": STAGE + "Halver", "state_dict": str(tmp_path / "evil.pt")}
+    kwargs = {"entry_point": "tests.contract.stage_torch:Halver", "state_dict": str(tmp_path / "evil.pt")}
     result = run(corridor(policy={"type": "torch", "kwargs": kwargs}))
     assert result.status == "failed"
     assert statuses(result.run_dir, "corridor") == []
