@@ -7,6 +7,7 @@ Flags have underscores, as in the Isaac Lab family. Exit codes: 0 every requeste
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -45,7 +46,15 @@ class _Command(click.Command):
             if arg == "--":
                 break
             self._check_spelling(arg.split("=", 1)[0], flags, ctx)
+        self._check_values(args, ctx)
         return super().parse_args(ctx, args)
+
+    def _check_values(self, args: list[str], ctx: click.Context) -> None:
+        with_value = [option for option in self.params if isinstance(option, click.Option) and not option.is_flag]
+        names = {name for option in with_value for name in option.opts}
+        for flag, value in itertools.pairwise(args):
+            if flag in names and value.startswith("--"):
+                raise click.UsageError(f"{flag} needs a value, but {value} follows", ctx)
 
     def _check_spelling(self, flag: str, flags: set[str], ctx: click.Context) -> None:
         if not flag.startswith("--") or flag in flags or flag == "--help":
@@ -116,6 +125,8 @@ def cli() -> None:
 def run(jobs: str | None, overrides: Sequence[str], eval_jobs_config: str | None, **flags: Any) -> int:
     """Run all jobs of the file JOBS; an override is NAME:key=value, '*:num_episodes=5' overrides every job."""
     if eval_jobs_config is not None:
+        if jobs is not None and not _is_override(jobs):
+            raise click.UsageError(f"two job files: {jobs} and --eval_jobs_config {eval_jobs_config}; give one")
         overrides = [*([jobs] if jobs is not None else []), *overrides]
         jobs = eval_jobs_config
     elif jobs is not None and _is_override(jobs):

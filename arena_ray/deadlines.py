@@ -22,10 +22,11 @@ class Deadlines:
         self._heard: dict[tuple[str, int], tuple[Chunk, float, int]] = {}
         self._episodes: dict[tuple[str, int], dict[int, float]] = {}
 
-    def submitted(self, chunk: Chunk) -> None:
-        """Begin to wait for a chunk's worker."""
-        self._building[_key(chunk)] = (chunk, time.monotonic())
-        self._episodes[_key(chunk)] = {}
+    def arrived(self, chunk: Chunk) -> None:
+        """Note that a worker has a chunk and begins to build; until then it may have waited for its resources."""
+        if _key(chunk) not in self._episodes:
+            self._building[_key(chunk)] = (chunk, time.monotonic())
+            self._episodes[_key(chunk)] = {}
 
     def heard(self, chunk: Chunk, item: Event) -> None:
         """Note what a worker said."""

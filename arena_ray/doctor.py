@@ -142,7 +142,7 @@ def _encode_and_decode(name: EncoderName, path: Path) -> None:
     for level in range(30):
         encoder.write(np.full((64, 64, 3), 8 * level, dtype=np.uint8))
     encoder.close()
-    frames = sum(1 for _ in imageio.v3.imiter(path))
+    frames = sum(1 for _ in imageio.v3.imiter(path, plugin="pyav"))
     if frames != 30:
         raise RuntimeError(f"30 frames were encoded, {frames} came back")
 

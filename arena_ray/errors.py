@@ -6,7 +6,6 @@
       RunDirError              a run directory cannot be created, opened or read
       NotEnoughResourcesError  no node of the cluster can ever run a worker of some job
       PolicyError              a policy answered with something that is not a batch of actions
-      EnvironmentContractError an environment breaks the Gymnasium API in a way that we cannot work around
 
 An episode that fails is not an exception: it is an `EpisodeRecord` with status ``error``.
 """
@@ -39,10 +38,6 @@ class NotEnoughResourcesError(ArenaError):
 
 class PolicyError(ArenaError):
     """A policy answered with something that is not a batch of actions."""
-
-
-class EnvironmentContractError(ArenaError):
-    """An environment breaks the Gymnasium API in a way that cannot be worked around."""
 
 
 def nearest(found: str, choices: Iterable[str]) -> str:

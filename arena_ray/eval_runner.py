@@ -26,7 +26,16 @@ from arena_ray.deadlines import Deadlines
 from arena_ray.journal import Journal, RunObserver
 from arena_ray.ledger import Exhausted, Ledger
 from arena_ray.pools import ChunkEvents, ChunkFinished, PoolEvent, WorkerLost, WorkerPool, open_pool
-from arena_ray.records import EpisodeError, EpisodeRecord, EpisodeStarted, Event, Failure, Notice, WorkerReady
+from arena_ray.records import (
+    EpisodeError,
+    EpisodeRecord,
+    EpisodeStarted,
+    Event,
+    Failure,
+    Notice,
+    WorkerInfo,
+    WorkerReady,
+)
 from arena_ray.results import RunResult
 from arena_ray.run_dir import RunDir
 from arena_ray.specs import Chunk, EvalJob, WorkerSetup
@@ -96,6 +105,7 @@ class Run:
         self._deadlines = Deadlines(plan.settings)
         self._ends_at_once = False
         self._runs_here = False
+        self._known_workers: set[tuple[WorkerInfo, str]] = set()
         self._pool_stopped = False
 
     def _chunk_length(self, remaining: int, num_workers: int, num_slots: int, mean_episode_s: float | None) -> int:
@@ -111,6 +121,11 @@ class Run:
             now = datetime.datetime.now(datetime.timezone.utc)
             run_dir = RunDir.create(self._plan.settings.video_base_dir, now.astimezone())
             with Journal(self._plan, run_dir, pool.hardware(), now, observer=self._observer) as self._journal:
+                if self._plan.settings.episode_timeout is not None and not pool.can_kill:
+                    message = (
+                        "deadlines are not kept: this process cannot end a worker that is itself; leave out --inline"
+                    )
+                    self._journal.event("warning", topic="no_deadlines", message=message)
                 pool.open(WorkerSetup(run_dir=str(run_dir.path), python_path=python_path(self._plan.folder)))
                 try:
                     with contextlib.suppress(_EndAtOnce):
@@ -151,12 +166,12 @@ class Run:
                 if chunk is None:
                     break
                 self._journal.event("chunk_started", chunk, episodes=len(chunk.episodes))
-                self._deadlines.submitted(chunk)
                 pool.submit(chunk)
 
     def _handle(self, event: PoolEvent, pool: WorkerPool) -> None:
         chunk = event.chunk
         if isinstance(event, ChunkEvents):
+            self._deadlines.arrived(chunk)
             for item in event.events:
                 self._take_in(chunk, item, pool)
         elif isinstance(event, ChunkFinished):
@@ -177,8 +192,10 @@ class Run:
             self._ledger.started(name, index, item.episode)
         elif isinstance(item, WorkerReady):
             self._ledger.ready(name, index)
-            worker = dataclasses.asdict(item.worker)
-            self._journal.event("worker_started", chunk, worker=worker, build_s=round(item.build_s, 3))
+            if (item.worker, name) not in self._known_workers:
+                self._known_workers.add((item.worker, name))
+                worker = dataclasses.asdict(item.worker)
+                self._journal.event("worker_started", chunk, worker=worker, build_s=round(item.build_s, 3))
         elif isinstance(item, Notice):
             self._journal.note(chunk, item)
         elif isinstance(item, Failure):
@@ -210,7 +227,8 @@ class Run:
     def _keep_deadlines(self, pool: WorkerPool) -> None:
         if pool.can_kill:
             for chunk, cause, message in self._deadlines.passed():
-                self._journal.event("episode_timeout", chunk, cause=cause, message=message)
+                if cause != "start_timeout":
+                    self._journal.event("episode_timeout", chunk, cause=cause, message=message)
                 pool.kill(chunk, cause, message)
 
     @contextlib.contextmanager

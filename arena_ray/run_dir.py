@@ -114,10 +114,6 @@ class RunDir:
         """Return where a rank of `torchrun` keeps its records until rank 0 merges them."""
         return self.path / "ranks" / f"episodes-{rank}.jsonl"
 
-    def relative(self, path: str | os.PathLike[str]) -> str:
-        """Return a path inside the directory as files name it: relative, with ``/``."""
-        return Path(path).relative_to(self.path).as_posix()
-
     def write_run(self, content: Mapping[str, Any]) -> None:
         """Replace ``run.json`` atomically."""
         replace_json(self.run_file, content)

@@ -12,7 +12,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from arena_ray import devices
 from arena_ray.envs import Slots, open_slots
@@ -48,6 +47,7 @@ class EvalWorker:
         self._built_for: tuple[EvalJob, int] | None = None
         self._slots: Slots | None = None
         self._policy: Policy | None = None
+        self._torch_threads: int | None = None
 
     def run(self, chunk: Chunk, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Events]:
         """Yield what happens while a chunk is run; it never raises what environment or policy raise.
@@ -58,6 +58,7 @@ class EvalWorker:
         """
         with self._log_to_job_folder(chunk):
             logger.info("chunk begins: %d episodes, attempt %d", len(chunk.episodes), chunk.attempt)
+            yield ()  # The chunk has arrived: from now on it is environment and policy that take their time.
             try:
                 ready = self._prepare(chunk)
             except Exception as error:
@@ -119,8 +120,15 @@ class EvalWorker:
             folders=(*self._setup.python_path, ""),
         )
         policy = open_policy(job, context)
-        _limit_torch_threads(job.resources.num_cpus)
+        self._limit_torch_threads(job.resources.num_cpus)
         return policy, device
+
+    def _limit_torch_threads(self, num_cpus: float) -> None:
+        """Keep torch within the worker's cores: more threads slow others down, and change how sums are rounded."""
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            self._torch_threads = torch.get_num_threads()
+            torch.set_num_threads(max(1, int(num_cpus)))
 
     def close(self) -> None:
         """Close environment and policy; may be called again, and never raises."""
@@ -133,6 +141,9 @@ class EvalWorker:
                 logger.exception("closing the policy failed")
         if slots is not None:
             slots.close()
+        if self._torch_threads is not None:
+            sys.modules["torch"].set_num_threads(self._torch_threads)
+            self._torch_threads = None
 
     @contextlib.contextmanager
     def _log_to_job_folder(self, chunk: Chunk) -> Iterator[None]:
@@ -151,15 +162,3 @@ class EvalWorker:
         finally:
             logger.removeHandler(handler)
             handler.close()
-
-
-def _limit_torch_threads(num_cpus: float) -> None:
-    """Keep torch within the worker's cores: more threads slow every worker down, and change how sums are rounded."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(max(1, int(num_cpus)))
-
-
-def log_path(run_dir: str | os.PathLike[str], job_name: str, worker: WorkerInfo) -> Path:
-    """Return where a worker logs a job."""
-    return RunDir(run_dir).log_folder(job_name) / f"{worker.host}-{worker.pid}.log"

@@ -157,3 +157,17 @@ def make_masked() -> Any:
             return self._observation(), float(len(visible) if visible != ["unset"] else 99), True, False, {}
 
     return Masked()
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once(tmp_path: Path) -> None:
+    import socket
+
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(ConfigError, match=f"nobody listens at '127.0.0.1:{port}'"):
+        run(tmp_path, walk_job(), address=f"127.0.0.1:{port}")

@@ -32,6 +32,7 @@ def test_a_loaded_result_is_the_returned_one_wherever_the_directory_lies(result:
     moved = shutil.copytree(result.run_dir, tmp_path / "elsewhere")
     loaded = RunResult.load(moved)
     assert loaded.status == result.status == "completed"
+    assert loaded == result
     assert loaded.jobs.keys() == result.jobs.keys()
     for name, job in result.jobs.items():
         assert loaded.jobs[name].metrics == job.metrics
@@ -58,8 +59,8 @@ def test_videos_are_filtered_and_in_episode_order(result: RunResult) -> None:
     assert len(won) == sum(bool(record.success) for record in result.jobs["cams"].episodes)
     assert len(result.video_paths(kind="viewport")) == 11
     assert len(result.video_paths()) == 8 * 3 + 3
-    with pytest.raises(KeyError):
-        result.video_paths(job="nobody")
+    with pytest.raises(KeyError, match="did you mean 'cams'"):
+        result.video_paths(job="cam")
 
 
 def test_pandas_has_a_row_per_episode(result: RunResult) -> None:

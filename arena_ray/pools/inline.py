@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ class InlinePool:
         self._setup: WorkerSetup | None = None
         self._running: tuple[Chunk, Iterator[Events]] | None = None
         self._stopping = False
+        self._search_path = list(sys.path)
 
     def open(self, setup: WorkerSetup) -> None:
         """Be told where the run is."""
@@ -88,3 +90,4 @@ class InlinePool:
         if self._worker is not None:
             self._worker.close()
             self._worker = None
+            sys.path[:] = self._search_path

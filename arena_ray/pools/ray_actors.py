@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import socket
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,9 @@ from arena_ray.specs import Chunk, EvalJob, Resources, RunSettings, WorkerSetup
 
 #: How often a worker asks whether it should stop; each costs one call to Ray's head.
 STOP_POLL_S = 0.5
+
+#: How long the cluster's head may take to accept a connection, seconds.
+CONNECT_S = 5.0
 
 #: How long a worker that is no longer needed may take to close its environment.
 CLOSE_S = 10.0
@@ -273,6 +277,7 @@ def _connect(address: str | None) -> bool:
         return False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     known = address or os.environ.get("RAY_ADDRESS")
+    _check_reachable(known)
     if known is None:
         ray.init(address="local", include_dashboard=False, **quiet)
         return True
@@ -283,6 +288,24 @@ def _connect(address: str | None) -> bool:
             f"cannot connect to Ray at {known!r}: {error}; check that it runs there (ray status)"
         ) from error
     return True
+
+
+def _check_reachable(address: str | None) -> None:
+    """Check that somebody listens at ``HOST:PORT``: Ray itself would try for many minutes.
+
+    Raises:
+        ConfigError: If nobody does.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"nobody listens at {address!r} ({error}); give the address that `ray start --head` printed, or leave "
+            "--address out to start Ray on this machine"
+        ) from error
 
 
 def _alive_nodes() -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arena_ray.errors import nearest
 from arena_ray.records import SCHEMA_VERSION, EpisodeRecord, Metric
 from arena_ray.results import table
 from arena_ray.results.tally import JobTally, tallies_for
@@ -46,7 +47,7 @@ class JobResult:
     error: str | None
     tags: Mapping[str, Any]
     videos: tuple[str, ...]
-    run_dir: Path
+    run_dir: Path = dataclasses.field(compare=False)
 
     @functools.cached_property
     def episodes(self) -> tuple[EpisodeRecord, ...]:
@@ -66,7 +67,7 @@ class RunResult:
         notes: What limits the results, e.g. an environment that ignores its seed.
     """
 
-    run_dir: Path
+    run_dir: Path = dataclasses.field(compare=False)
     status: str
     jobs: Mapping[str, JobResult]
     notes: tuple[str, ...] = ()
@@ -139,6 +140,8 @@ class RunResult:
         Raises:
             KeyError: If there is no such job.
         """
+        if job is not None and job not in self.jobs:
+            raise KeyError(f"there is no job {job!r}; {nearest(job, self.jobs)}")
         jobs = [self.jobs[job]] if job is not None else list(self.jobs.values())
         return [
             self.run_dir / video.path

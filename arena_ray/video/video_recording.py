@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from arena_ray.run_dir import create_timestamped_folder
 from arena_ray.specs import VideoRecordingCfg
 from arena_ray.video.camera_observation_video_recorder import CameraObsVideoRecorder
 from arena_ray.video.viewport_video_recorder import ViewportVideoRecorder
@@ -23,16 +23,7 @@ def timestamped_run_dir(base: str | Path, now: datetime | None = None) -> Path:
         base: Parent folder; created.
         now: Local time; ``None``: the clock's.
     """
-    stamp = (now or datetime.now()).strftime("%Y-%m-%d_%H-%M-%S")
-    Path(base).mkdir(parents=True, exist_ok=True)
-    for number in itertools.count():
-        folder = Path(base) / (f"{stamp}_{number}" if number else stamp)
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
-    raise AssertionError("unreachable")
+    return create_timestamped_folder(base, now or datetime.now())
 
 
 def wrap_env_for_video(

@@ -11,8 +11,10 @@ import pytest
 from arena_ray import RunResult
 from tests.contract.conftest import Run
 from tests.contract.outside import (
+    REPOSITORY,
     Invocation,
     arena_ray,
+    arena_ray_here,
     corridor,
     events,
     read_json,
@@ -127,7 +129,7 @@ def test_a_factory_that_raises_fails_its_job_at_once(part: str, goes_on: bool, r
 )
 def test_what_cannot_be_imported_is_exit_code_1(changes: dict[str, Any], word: str, tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path / "jobs.yaml", corridor("bad", **changes))
-    done = arena_ray("run", jobs, "--inline", "--video_base_dir", tmp_path / "base")
+    done = arena_ray_here("run", jobs, "--inline", "--video_base_dir", tmp_path / "base", cwd=REPOSITORY)
     assert done.code == 1, done.said
     assert word in str(summary(done.run_dir)["jobs"]["bad"]["error"])
     assert word in done.said
