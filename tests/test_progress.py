@@ -41,7 +41,7 @@ def test_the_live_table_shows_each_job() -> None:
 
     progress = LiveProgress()
     progress.jobs = {}
-    PlainProgress.started(progress, Path("x"), PLAN)  # type: ignore[arg-type]
+    PlainProgress.started(progress, Path("x"), PLAN)
     progress.recorded(record("a", 0, True))
     target = io.StringIO()
     Console(file=target, width=80).print(progress._table())

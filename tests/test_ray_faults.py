@@ -117,6 +117,19 @@ def test_two_workers_run_side_by_side(tmp_path: Path, local_ray: None) -> None:
     assert len(events(result, "worker_started")) >= 2
 
 
+@pytest.mark.parametrize(
+    ("isolation", "processes"),
+    [pytest.param("run", 1, id="run"), pytest.param("job", 2, id="job"), pytest.param("chunk", 4, id="chunk")],
+)
+def test_isolation_says_how_long_a_process_is_reused(
+    tmp_path: Path, local_ray: None, isolation: str, processes: int
+) -> None:
+    jobs = [walk_job(name, num_episodes=4) for name in ("a", "b")]
+    result = run(tmp_path, *jobs, isolation=isolation, num_workers=1, chunk_size=2)
+    assert result.status == "completed"
+    assert len({record.worker.pid for record in result.records() if record.worker}) == processes
+
+
 def test_a_cpu_worker_sees_no_gpu_and_a_gpu_worker_its_own(tmp_path: Path) -> None:
     """Fake GPUs, declared to Ray as in its own tests: the ids and the mask are real."""
     import ray

@@ -36,6 +36,9 @@ CLOSE_S = 10.0
 #: How old the list of nodes may be; a node that joins is used after so long.
 NODES_FRESH_S = 2.0
 
+#: How long to wait when nothing runs, because workers are being ended or machines are gone, seconds.
+IDLE_S = 0.05
+
 _EPSILON = 1e-6
 
 
@@ -148,7 +151,7 @@ class RayPool:
         self._reap()
         streams = {worker.stream: worker for worker in self._workers if worker.stream is not None}
         if not streams:
-            time.sleep(min(timeout_s, 0.05) if self._closing else 0)
+            time.sleep(min(timeout_s, IDLE_S))
             return []
         ready, _ = ray.wait(list(streams), num_returns=1, timeout=timeout_s, fetch_local=False)
         if ready and len(streams) > 1:
