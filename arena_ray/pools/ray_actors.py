@@ -165,15 +165,19 @@ class RayPool:
         try:
             return ChunkEvents(chunk, ray.get(next(worker.stream)))
         except StopIteration:
+            if worker.verdict is not None:  # It was ended for a reason, and reached the chunk's end before it died.
+                return self._lose(worker, chunk, *worker.verdict)
             worker.chunk = worker.stream = None
             if self._settings.isolation == "chunk":
                 self._dismiss(worker)
             return ChunkFinished(chunk)
         except ray.exceptions.RayError as error:
-            self._workers.remove(worker)
-            ray.kill(worker.actor, no_restart=True)
-            cause, message = worker.verdict or _classify(error)
-            return WorkerLost(chunk, cause, message)
+            return self._lose(worker, chunk, *(worker.verdict or _classify(error)))
+
+    def _lose(self, worker: _Worker, chunk: Chunk, cause: str, message: str) -> WorkerLost:
+        self._workers.remove(worker)
+        ray.kill(worker.actor, no_restart=True)
+        return WorkerLost(chunk, cause, message)
 
     def kill(self, chunk: Chunk, cause: str, message: str) -> None:
         """End the worker of a chunk by force."""
