@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from arena_ray.records import EpisodeRecord, EpisodeStarted, Event, Progress, WorkerReady
+from arena_ray.records import EpisodeRecord, EpisodesReturned, EpisodeStarted, Event, Progress, WorkerReady
 from arena_ray.specs import Chunk, RunSettings
 
 
@@ -21,6 +21,7 @@ class Deadlines:
         self._building: dict[tuple[str, int], tuple[Chunk, float]] = {}
         self._heard: dict[tuple[str, int], tuple[Chunk, float, int]] = {}
         self._episodes: dict[tuple[str, int], dict[int, float]] = {}
+        self._given_up: set[tuple[str, int]] = set()
 
     def arrived(self, chunk: Chunk) -> None:
         """Note that a worker has a chunk and begins to build; until then it may have waited for its resources."""
@@ -31,6 +32,8 @@ class Deadlines:
     def heard(self, chunk: Chunk, item: Event) -> None:
         """Note what a worker said."""
         key, now = _key(chunk), time.monotonic()
+        if key in self._given_up:
+            return  # What it said before it is ended changes nothing any more.
         if isinstance(item, WorkerReady):
             self._building.pop(key, None)
             self._heard[key] = (chunk, now, -1)
@@ -39,11 +42,15 @@ class Deadlines:
                 self._heard[key] = (chunk, now, item.steps)
         elif isinstance(item, EpisodeStarted):
             self._episodes[key][item.episode] = now
+        elif isinstance(item, EpisodesReturned):
+            for episode in item.episodes:
+                self._episodes[key].pop(episode, None)
         elif isinstance(item, EpisodeRecord):
             self._episodes.get(key, {}).pop(item.episode, None)
 
     def over(self, chunk: Chunk) -> None:
         """Forget a chunk."""
+        self._given_up.discard(_key(chunk))
         for table in (self._building, self._heard, self._episodes):
             table.pop(_key(chunk), None)
 
@@ -71,6 +78,7 @@ class Deadlines:
     def _give_up(self, chunk: Chunk, cause: str, message: str) -> tuple[Chunk, str, str]:
         self._building.pop(_key(chunk), None)
         self._heard.pop(_key(chunk), None)
+        self._given_up.add(_key(chunk))
         return chunk, cause, message
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import ctypes.util
 import os
+import signal
 import sys
 from collections.abc import MutableMapping, Sequence
 
 from arena_ray.records import Notice
+
+#: From <linux/prctl.h>.
+PR_SET_PDEATHSIG = 1
 
 
 def prepare_process(environ: MutableMapping[str, str] | None = None) -> None:
@@ -27,6 +32,13 @@ def prepare_process(environ: MutableMapping[str, str] | None = None) -> None:
         renderer = offscreen_renderer()
         if renderer is not None and not environ.get("MUJOCO_GL"):
             environ["MUJOCO_GL"] = renderer
+
+
+def follow_parent() -> None:
+    """Let a child process leave Ctrl-C to its parent, and on Linux die with it, even in a step that never ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def offscreen_renderer() -> str | None:

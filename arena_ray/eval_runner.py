@@ -29,6 +29,7 @@ from arena_ray.pools import ChunkEvents, ChunkFinished, PoolEvent, WorkerLost, W
 from arena_ray.records import (
     EpisodeError,
     EpisodeRecord,
+    EpisodesReturned,
     EpisodeStarted,
     Event,
     Failure,
@@ -116,7 +117,7 @@ class Run:
 
     def execute(self, pool: WorkerPool) -> RunResult:
         """Run to the end on a pool, which is closed afterwards."""
-        with contextlib.closing(pool), self._signals():
+        with self._signals(), contextlib.closing(pool):
             pool.check(self._plan.jobs)
             now = datetime.datetime.now(datetime.timezone.utc)
             run_dir = RunDir.create(self._plan.settings.video_base_dir, now.astimezone())
@@ -190,6 +191,8 @@ class Run:
                 self._ledger.episode_failed(item)
         elif isinstance(item, EpisodeStarted):
             self._ledger.started(name, index, item.episode)
+        elif isinstance(item, EpisodesReturned):
+            self._ledger.returned(name, index, item.episodes)
         elif isinstance(item, WorkerReady):
             self._ledger.ready(name, index)
             if (item.worker, name) not in self._known_workers:

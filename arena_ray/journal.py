@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import platform
 import sys
 import time
@@ -18,6 +19,8 @@ from arena_ray.records import EpisodeRecord, Notice
 from arena_ray.results import RunResult, tallies_for
 from arena_ray.run_dir import LineLog, Provenance, RunDir, git_state, run_document, utc_text
 from arena_ray.specs import Chunk
+
+logger = logging.getLogger(__name__)
 
 #: Records are forced to the disk at least so often.
 SYNC_PERIOD_S = 1.0
@@ -98,8 +101,17 @@ class Journal:
         self._synced_at = time.monotonic()
         self._write_run("running")
         self.event("run_started", jobs=[job.name for job in plan.jobs])
-        if observer is not None:
-            observer.started(run_dir.path, plan)
+        self._tell("started", run_dir.path, plan)
+
+    def _tell(self, what: str, *facts: Any) -> None:
+        """Tell the observer; one that raises (a terminal that is gone) is told nothing more, and the run goes on."""
+        if self._observer is None:
+            return
+        try:
+            getattr(self._observer, what)(*facts)
+        except Exception:
+            self._observer = None
+            logger.exception("the observer failed, and is told nothing more")
 
     def _write_run(self, status: str, finished_at: str | None = None) -> None:
         self.run_dir.write_run(
@@ -122,8 +134,7 @@ class Journal:
             self.event("warning", **where, topic="not_finite", message=message)
         self._episodes.append(record.to_json())
         self._tallies[record.job].add(record)
-        if self._observer is not None:
-            self._observer.recorded(record)
+        self._tell("recorded", record)
 
     def note(self, chunk: Chunk, notice: Notice) -> None:
         """Write down what a worker noticed; a topic is told once per job."""
@@ -139,16 +150,14 @@ class Journal:
         where = {} if chunk is None else {"job": chunk.job.name, "chunk": chunk.index, "attempt": chunk.attempt}
         line = {"time": now, "kind": kind, **where, **fields}
         self._events.append(line)
-        if self._observer is not None:
-            self._observer.event(line)
+        self._tell("event", line)
 
     def tick(self) -> None:
         """Force records to the disk when it is time."""
         if time.monotonic() - self._synced_at > SYNC_PERIOD_S:
             self._episodes.sync()
             self._synced_at = time.monotonic()
-        if self._observer is not None:
-            self._observer.tick()
+        self._tell("tick")
 
     def finish(self, status: str, verdicts: Mapping[str, tuple[str, str | None]]) -> RunResult:
         """Write what the run came to, and return it.
@@ -164,8 +173,7 @@ class Journal:
         self.event("run_finished", status=status)
         self.run_dir.write_summary(result.summary())
         self._write_run(status, utc_text(datetime.datetime.now(datetime.timezone.utc)))
-        if self._observer is not None:
-            self._observer.finished(result)
+        self._tell("finished", result)
         return result
 
     def __enter__(self) -> Journal:

@@ -93,6 +93,7 @@ class _Running:
     unrecorded: dict[int, None]
     started: set[int]
     ready: bool = False
+    alone: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -233,6 +234,11 @@ class JobLedger:
         """Note that an episode began."""
         self.running[index].started.add(episode)
 
+    def returned(self, index: int, episodes: Iterable[int]) -> None:
+        """Note that episodes which had begun wait again; from now on the chunk runs them one at a time."""
+        self.running[index].started -= set(episodes)
+        self.running[index].alone = True
+
     def recorded(self, index: int, episode: int) -> None:
         """Note that a running chunk has delivered an episode."""
         running = self.running.get(index)
@@ -294,8 +300,10 @@ class JobLedger:
 
         What a worker yields in its last microseconds may be lost with it, so the facts told are a lower bound.
         """
-        unrecorded = list(running.unrecorded)
-        return set(unrecorded[: self.job.num_envs]) | (running.started & running.unrecorded.keys())
+        in_flight = running.started & running.unrecorded.keys()
+        if running.alone and in_flight:
+            return in_flight
+        return in_flight | set(list(running.unrecorded)[: self.job.num_envs])
 
     def _return(self, running: _Running, episodes: tuple[int, ...], attempt: int) -> None:
         if episodes:
@@ -370,6 +378,10 @@ class Ledger:
     def started(self, job_name: str, index: int, episode: int) -> None:
         """Be told that an episode began."""
         self.jobs[job_name].started(index, episode)
+
+    def returned(self, job_name: str, index: int, episodes: Iterable[int]) -> None:
+        """Be told that episodes which had begun wait again, to be run alone."""
+        self.jobs[job_name].returned(index, episodes)
 
     def record(self, record: EpisodeRecord) -> bool:
         """Be told of a record; return whether it is the episode's first, and so to be written down.

@@ -184,7 +184,6 @@ class WorkerReady:
 
     worker: WorkerInfo
     build_s: float
-    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +192,13 @@ class EpisodeStarted:
 
     episode: int
     slot: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodesReturned:
+    """Episodes that had begun wait again, to be run alone: something that served several of them broke."""
+
+    episodes: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +229,7 @@ class Failure:
     error: EpisodeError
 
 
-Event: TypeAlias = WorkerReady | EpisodeStarted | EpisodeRecord | Progress | Notice | Failure
+Event: TypeAlias = WorkerReady | EpisodeStarted | EpisodesReturned | EpisodeRecord | Progress | Notice | Failure
 
 
 def finite(value: float | None) -> float | None:

@@ -20,7 +20,16 @@ import numpy as np
 from arena_ray.chunking import episode_seed
 from arena_ray.envs.base import Outcome, Slots, Ticket, describe_error
 from arena_ray.policies.base import Policy
-from arena_ray.records import EpisodeRecord, EpisodeStarted, Event, Notice, Progress, VideoFile, WorkerInfo
+from arena_ray.records import (
+    EpisodeRecord,
+    EpisodesReturned,
+    EpisodeStarted,
+    Event,
+    Notice,
+    Progress,
+    VideoFile,
+    WorkerInfo,
+)
 from arena_ray.run_dir import utc_text
 from arena_ray.specs import Chunk
 
@@ -60,6 +69,7 @@ class Rollout:
         self._queue = _TicketQueue(chunk, slots)
         self._in_flight: dict[int, Ticket] = {}
         self._resting: set[int] = set(range(slots.num_slots))
+        self._returned: list[int] = []
         self._stopping = False
         self._steps = 0
         self._progress_at = time.monotonic() + PROGRESS_PERIOD_S
@@ -74,8 +84,8 @@ class Rollout:
             records = [self._record(slot, outcome) for slot, outcome in sorted(ended.items())]
             self._stopping = self._stopping or (self._chunk.stop_on_error and any(record.error for record in records))
             tickets = self._pull()
-            if records or tickets or time.monotonic() >= self._progress_at:
-                yield (*records, *_starts(tickets), self._progress())
+            if records or tickets or self._returned or time.monotonic() >= self._progress_at:
+                yield (*records, *self._returns(), *_starts(tickets), self._progress())
             if not self._in_flight and not tickets:
                 break
             ended = self._advance(tickets)
@@ -158,12 +168,15 @@ class Rollout:
         if len(in_flight) > 1 and not self.slots.self_resetting:
             for slot in in_flight:
                 self.slots.discard(slot)
-            self._queue.retry_alone(in_flight.values())
+            self._retry_alone(in_flight)
             return {}
-        return {
+        outcomes = {
             slot: Outcome(ticket=ticket, error=failure, videos=self.slots.abort(slot))
             for slot, ticket in in_flight.items()
         }
+        if self.slots.self_resetting:  # Its next episodes must not begin in the middle of those that broke.
+            self.slots.begin_chunk(self._chunk.index, self._queue.quotas())
+        return outcomes
 
     def _slots_broke(self, error: Exception) -> dict[int, Outcome]:
         in_flight = self._end_all()
@@ -177,13 +190,22 @@ class Rollout:
             return {
                 slot: Outcome(ticket=ticket, error=failure, videos=videos[slot]) for slot, ticket in in_flight.items()
             }
-        self._queue.retry_alone(in_flight.values())
+        self._retry_alone(in_flight)
         return {}
+
+    def _retry_alone(self, in_flight: dict[int, Ticket]) -> None:
+        self._queue.retry_alone(in_flight.values())
+        self._returned += sorted(ticket.episode for ticket in in_flight.values())
 
     def _end_all(self) -> dict[int, Ticket]:
         in_flight = dict(self._in_flight)
         self._rest(in_flight)
         return in_flight
+
+    def _returns(self) -> list[EpisodesReturned]:
+        """Return what to say of episodes that wait again, once."""
+        returned, self._returned = self._returned, []
+        return [EpisodesReturned(episodes=tuple(returned))] if returned else []
 
     def _progress(self) -> Progress:
         self._progress_at = time.monotonic() + PROGRESS_PERIOD_S

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import errno
 import json
 import os
 import subprocess
@@ -163,7 +164,7 @@ def replace_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file so that a reader sees the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(strict_json(content, indent=2) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -181,7 +182,11 @@ class LineLog:
 
     def append(self, content: Mapping[str, Any]) -> None:
         """Append one line."""
-        self._file.write((strict_json(content) + "\n").encode())
+        line = (strict_json(content) + "\n").encode("utf-8", "backslashreplace")
+        written = self._file.write(line)
+        if written != len(line):
+            os.ftruncate(self._file.fileno(), os.fstat(self._file.fileno()).st_size - (written or 0))
+            raise OSError(errno.ENOSPC, "the disk took only a part of a line", str(self._file.name))
 
     def sync(self) -> None:
         """Force what was appended to the disk."""

@@ -83,10 +83,10 @@ class EvalWorker:
             should_stop,
         )
         try:
-            for events in rollout.run():
+            try:
+                yield from rollout.run()
+            finally:
                 self._slots = rollout.slots
-                yield events
-            self._slots = rollout.slots
         except Exception as error:
             logger.exception("the chunk cannot go on")
             self.close()

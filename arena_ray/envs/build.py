@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 from gymnasium.vector import VectorEnv
 
-from arena_ray import entry_points
+from arena_ray import devices, entry_points
 from arena_ray.envs.base import Slots
 from arena_ray.envs.episode_slot import EpisodeSlot
 from arena_ray.envs.native import NativeSlots
@@ -49,6 +50,8 @@ def open_slots(job: EvalJob, folder: Path) -> Slots:
 
 def make_slot(job: EvalJob, folder: Path, slot: int, make: Any) -> EpisodeSlot:
     """Build one slot; runs in the process that steps it."""
+    if multiprocessing.parent_process() is not None and job.vectorization == "async":
+        devices.follow_parent()
     hook = None if job.env.seed_hook is None else entry_points.resolve(job.env.seed_hook)
     return EpisodeSlot(
         make, functools.partial(record, job=job, folder=folder, slot=slot), slot, job.success, job.metrics, hook

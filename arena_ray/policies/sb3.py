@@ -84,7 +84,9 @@ def open_sb3(
         raise EntryPointError(
             "policy type 'sb3' needs Stable-Baselines3; run: pip install \"arena-ray[sb3]\""
         ) from error
-    model = _load_model(stable_baselines3, str(context.find(path)), algorithm, context.device)
+    # Sampling is seeded per slot through the CPU's generator.
+    device = context.device if deterministic else "cpu"
+    model = _load_model(stable_baselines3, str(context.find(path)), algorithm, device)
     normalize = None if vec_normalize is None else _load_normalize(str(context.find(vec_normalize)))
     return Sb3Policy(model, normalize, deterministic)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from arena_ray.errors import ArenaError
-from arena_ray.pools.base import ChunkEvents, ChunkFinished, PoolEvent
+from arena_ray.pools.base import ChunkEvents, ChunkFinished, PoolEvent, WorkerLost
 from arena_ray.rollout import Events
 from arena_ray.specs import Chunk, EvalJob, WorkerSetup
 from arena_ray.worker import EvalWorker
@@ -64,7 +64,12 @@ class InlinePool:
         if self._running is None:
             return []
         chunk, events = self._running
-        batch = next(events, None)
+        try:
+            batch = next(events, None)
+        except SystemExit as error:
+            # As behind Ray: an environment that ends its process costs the worker, not the run.
+            self._running = self._worker = None
+            return [WorkerLost(chunk, "died", f"environment or policy called sys.exit({error.code!r})")]
         if batch is not None:
             return [ChunkEvents(chunk, batch)]
         self._running = None

@@ -325,7 +325,9 @@ def _capacity(node: dict[str, Any]) -> dict[str, float]:
 
 
 def _request(resources: Resources) -> dict[str, float]:
-    return {"CPU": resources.num_cpus, "GPU": resources.num_gpus}
+    """Return what a worker takes; one that asks for nothing is counted as a core, or there would be no end of them."""
+    nothing = not resources.num_cpus and not resources.num_gpus
+    return {"CPU": 1.0 if nothing else resources.num_cpus, "GPU": resources.num_gpus}
 
 
 def _fits(resources: Resources, free: dict[str, float]) -> bool:
@@ -338,10 +340,8 @@ def _take(resources: Resources, free: dict[str, float]) -> None:
 
 
 def _how_many(resources: Resources, free: dict[str, float]) -> int:
-    """Return how many workers fit into a node; one that asks for nothing counts as a core."""
+    """Return how many workers fit into a node."""
     wanted = {name: amount for name, amount in _request(resources).items() if amount > 0}
-    if not wanted:
-        return int(free["CPU"]) or 1
     return min(int((free[name] + _EPSILON) // amount) for name, amount in wanted.items())
 
 
