@@ -202,6 +202,8 @@ def _execute(plan: Any) -> int:
     with contextlib.redirect_stdout(sys.stderr):  # What Ray or an environment prints must not end up in our output.
         result = run.execute(open_pool(plan.settings))
     print_result(result)
+    if run.storage_error is not None:
+        click.echo(f"error: {run.storage_error}", err=True)
     if result.status == "completed":
         return 0
     return 1 if run.signal is None else 128 + run.signal

@@ -4,6 +4,7 @@
       ConfigError              the job file, an override or a flag is wrong; nothing started
       EntryPointError          an entry point cannot be imported or does not build what it should
       RunDirError              a run directory cannot be created, opened or read
+      StorageError             the disk takes no more records: the run ends, and can be resumed
       NotEnoughResourcesError  no node of the cluster can ever run a worker of some job
       PolicyError              a policy answered with something that is not a batch of actions
 
@@ -30,6 +31,10 @@ class EntryPointError(ArenaError):
 
 class RunDirError(ArenaError):
     """A run directory cannot be created, opened or read."""
+
+
+class StorageError(ArenaError):
+    """The disk takes no more records; the run ends with what it has."""
 
 
 class NotEnoughResourcesError(ArenaError):

@@ -23,6 +23,7 @@ from typing import Any
 from arena_ray import chunking
 from arena_ray.config import EvalPlan, load_plan
 from arena_ray.deadlines import Deadlines
+from arena_ray.errors import StorageError
 from arena_ray.journal import Journal, RunObserver
 from arena_ray.ledger import Exhausted, Ledger
 from arena_ray.pools import ChunkEvents, ChunkFinished, PoolEvent, WorkerLost, WorkerPool, open_pool
@@ -88,12 +89,14 @@ class Run:
 
     Attributes:
         signal: The signal that ended the run early, or ``None``.
+        storage_error: Why the disk took no more records, or ``None``.
     """
 
     _journal: Journal
 
     def __init__(self, plan: EvalPlan, observer: RunObserver | None = None) -> None:
         self.signal: int | None = None
+        self.storage_error: StorageError | None = None
         self._plan = plan
         self._observer = observer
         self._ledger = Ledger(
@@ -131,6 +134,9 @@ class Run:
                 try:
                     with contextlib.suppress(_EndAtOnce):
                         self._loop(pool)
+                except StorageError as error:
+                    self.storage_error = error
+                    self._ledger.stop(str(error))
                 finally:
                     result = self._finish()
                 return result

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from arena_ray.config import EvalPlan
+from arena_ray.errors import StorageError
 from arena_ray.records import EpisodeRecord, Notice
 from arena_ray.results import RunResult, tallies_for
 from arena_ray.run_dir import LineLog, Provenance, RunDir, git_state, run_document, utc_text
@@ -170,9 +171,16 @@ class Journal:
         result = RunResult.from_tallies(
             self.run_dir.path, status, list(self._plan.jobs), self._tallies, verdicts, notes
         )
-        self.event("run_finished", status=status)
-        self.run_dir.write_summary(result.summary())
-        self._write_run(status, utc_text(datetime.datetime.now(datetime.timezone.utc)))
+        finished_at = utc_text(datetime.datetime.now(datetime.timezone.utc))
+        for write in (
+            lambda: self.run_dir.write_summary(result.summary()),
+            lambda: self._write_run(status, finished_at),
+            lambda: self.event("run_finished", status=status),
+        ):
+            try:
+                write()
+            except (OSError, StorageError) as error:
+                logger.error("%s", error)  # A full disk: the records that it took are safe, and each file is whole.
         self._tell("finished", result)
         return result
 

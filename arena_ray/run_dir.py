@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from arena_ray.errors import RunDirError
+from arena_ray.errors import RunDirError, StorageError
 from arena_ray.records import SCHEMA_VERSION, EpisodeRecord
 
 
@@ -178,15 +178,25 @@ class LineLog:
 
     def __init__(self, path: Path) -> None:
         _cut_torn_line(path)
+        self._path = path
         self._file: IO[bytes] = path.open("ab", buffering=0)
 
     def append(self, content: Mapping[str, Any]) -> None:
-        """Append one line."""
+        """Append one line, whole or not at all.
+
+        Raises:
+            StorageError: If the disk does not take it.
+        """
         line = (strict_json(content) + "\n").encode("utf-8", "backslashreplace")
-        written = self._file.write(line)
-        if written != len(line):
-            os.ftruncate(self._file.fileno(), os.fstat(self._file.fileno()).st_size - (written or 0))
-            raise OSError(errno.ENOSPC, "the disk took only a part of a line", str(self._file.name))
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            if self._file.write(line) != len(line):
+                os.ftruncate(self._file.fileno(), before)
+                raise OSError(errno.ENOSPC, "only a part of the line could be written")
+        except OSError as error:
+            raise StorageError(
+                f"{self._path} takes no more lines ({error.strerror}); make room on that disk"
+            ) from error
 
     def sync(self) -> None:
         """Force what was appended to the disk."""
@@ -213,6 +223,8 @@ def _cut_torn_line(path: Path) -> None:
         return
     with path.open("rb+") as file:
         size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            return
         tail_start = size
         while tail_start > 0:
             step = min(65_536, tail_start)

@@ -223,3 +223,74 @@ def _wait_for_records(base: Path, child: subprocess.Popen[str]) -> int:
             return lines
         time.sleep(0.1)
     raise AssertionError("no record after 60 s")
+
+
+@pytest.mark.heavy
+def test_a_disk_that_takes_no_more_records_ends_the_run_with_whole_files(tmp_path: Path) -> None:
+    """A limit on file sizes stands in for a full disk: writes are short, then fail, in the same way."""
+    (tmp_path / "jobs.json").write_text(json.dumps({"jobs": [walk_job("slow", num_episodes=400)]}))
+    base = tmp_path / "runs"
+    command = f"ulimit -f 24; exec {sys.executable} -m arena_ray.cli run {tmp_path}/jobs.json --inline --video_base_dir {base}"
+    done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.stderr
+    assert "episodes.jsonl takes no more lines" in done.stderr
+    assert "Traceback" not in done.stderr
+    run_dir = Path(done.stdout.strip().splitlines()[-1])
+    assert (run_dir / "episodes.jsonl").read_bytes().endswith(b"}\n")
+    result = RunResult.load(run_dir)
+    assert result.status == "failed"
+    assert 10 < result.jobs["slow"].counts["completed"] < 400
+    assert result.jobs["slow"].status == "incomplete"
+
+
+class BrokenObserver:
+    """As a terminal that is gone."""
+
+    def started(self, run_dir: Path, plan: Any) -> None:
+        raise BrokenPipeError
+
+    recorded = event = tick = finished = started
+
+
+def test_an_observer_that_raises_costs_the_run_nothing(tmp_path: Path) -> None:
+    observer: Any = BrokenObserver()
+    result = evaluate({"jobs": [walk_job()]}, inline=True, observer=observer, video_base_dir=str(tmp_path))
+    assert RunResult.load(result.run_dir).status == "completed"
+
+
+def make_badly_named() -> Any:
+    """Raises a message that is not Unicode, as a path on an old disk may be."""
+    from tests.worlds import Walk
+
+    class Bad(Walk):
+        def step(self, action: Any) -> Any:
+            raise FileNotFoundError("scene-\udcff.xml")
+
+    return Bad()
+
+
+def test_a_message_that_is_not_unicode_is_written_down(tmp_path: Path) -> None:
+    job = walk_job(num_episodes=1)
+    job["env"] = {"entry_point": "tests.test_eval_runner:make_badly_named"}
+    result = evaluate({"jobs": [job]}, inline=True, video_base_dir=str(tmp_path))
+    (record,) = RunResult.load(result.run_dir).jobs["walk"].episodes
+    assert record.error is not None
+    assert record.error.message == "scene-\udcff.xml"
+
+
+def make_exiting() -> Any:
+    from tests.worlds import Walk
+
+    class Exiting(Walk):
+        def step(self, action: Any) -> Any:
+            sys.exit(0)
+
+    return Exiting()
+
+
+def test_an_environment_that_exits_is_a_lost_worker(tmp_path: Path) -> None:
+    job = walk_job(num_episodes=2)
+    job["env"] = {"entry_point": "tests.test_eval_runner:make_exiting"}
+    result = evaluate({"jobs": [job]}, inline=True, video_base_dir=str(tmp_path), max_attempts=2)
+    assert result.status == "failed"
+    assert "sys.exit(0)" in str(result.jobs["walk"].error)

@@ -275,3 +275,16 @@ def test_chunk_length_shrinks_towards_the_end() -> None:
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[0] == 25
     assert lengths[-1] == 1
+
+
+def test_episodes_that_wait_to_be_run_alone_are_not_charged() -> None:
+    book = ledger(job(num_envs=3), size=6)
+    chunk = take(book)
+    book.ready("a", chunk.index)
+    for episode in (0, 1, 2):
+        book.started("a", chunk.index, episode)
+    book.returned("a", chunk.index, (0, 1, 2))
+    book.started("a", chunk.index, 1)
+    loss = book.lost_chunk("a", chunk.index, "died", "signal 9")
+    assert loss.suspects == (1,)
+    assert loss.requeued == (0, 2, 3, 4, 5)

@@ -123,3 +123,39 @@ def test_num_envs_must_agree(tmp_path: Path) -> None:
     result = evaluate({"jobs": [job]}, inline=True, video_base_dir=str(tmp_path))
     assert result.jobs["native"].status == "failed"
     assert "num_envs is 2, but the environment steps 3" in str(result.jobs["native"].error)
+
+
+class ChokesOnce:
+    """Raises in its third answer."""
+
+    def __init__(self) -> None:
+        self.answers = 0
+
+    def act(self, observations: Any, slots: Any) -> Any:
+        self.answers += 1
+        if self.answers == 3:
+            raise ValueError("the policy choked")
+        return np.zeros((len(slots), 1), np.float32)
+
+
+@pytest.mark.parametrize("mode", MODES[:2])
+def test_after_a_policy_broke_native_episodes_begin_anew(tmp_path: Path, mode: str) -> None:
+    job = walk_job("native", num_episodes=12)
+    job["env"] = {"entry_point": "tests.worlds:make_vector_walk", "kwargs": {"mode": mode, "cameras": ["front"]}}
+    job["policy"] = {"entry_point": "tests.test_native:ChokesOnce"}
+    result = evaluate(
+        {"jobs": [job]},
+        inline=True,
+        continue_on_error=True,
+        record_camera_video=True,
+        video_base_dir=str(tmp_path),
+        chunk_size=12,
+    )
+    records = result.jobs["native"].episodes
+    assert [record.episode for record in records] == list(range(12))
+    assert 0 < result.jobs["native"].counts["error"] <= 3
+    videos = videos_by_episode(result)
+    for record in records:
+        if record.status == "completed":
+            assert record.length is not None
+            assert shown_steps(videos["native", record.episode, "camera", "front"]) == list(range(record.length + 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,42 @@ def test_an_address_where_nobody_listens_is_refused_at_once(tmp_path: Path) -> N
         port = free.getsockname()[1]
     with pytest.raises(ConfigError, match=f"nobody listens at '127.0.0.1:{port}'"):
         run(tmp_path, walk_job(), address=f"127.0.0.1:{port}")
+
+
+def test_workers_that_ask_for_nothing_are_counted_as_cores(tmp_path: Path, local_ray: None) -> None:
+    job = walk_job(num_episodes=40, resources={"num_cpus": 0})
+    result = run(tmp_path, job)
+    assert result.status == "completed"
+    assert len({record.worker.pid for record in result.records() if record.worker}) <= 2
+
+
+def test_a_child_that_hangs_dies_with_its_worker(tmp_path: Path, local_ray: None) -> None:
+    job = walk_job(num_episodes=2, num_envs=2, vectorization="async", env_kwargs={"poison": [1], "deed": "hang"})
+    job["env"]["entry_point"] = "tests.test_ray_faults:make_named"
+    job["env"]["kwargs"]["log"] = str(tmp_path / "pids")
+    result = run(tmp_path, job, max_attempts=1, continue_on_error=True, stall_timeout=3)
+    assert result.jobs["walk"].counts["timeout"] >= 1
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert pids
+    deadline = time.monotonic() + 15
+    while any(Path(f"/proc/{pid}/cmdline").exists() and b"forkserver" in _command(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a child is still alive"
+        time.sleep(0.2)
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def make_named(log: str, **kwargs: Any) -> Any:
+    """A walk that writes down the process it is built in."""
+    import os
+
+    from tests.worlds import Walk
+
+    with open(log, "a") as file:
+        file.write(f"{os.getpid()}\n")
+    return Walk(**kwargs)

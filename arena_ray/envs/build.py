@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AsyncVectorEnv, VectorEnv
 
 from arena_ray import devices, entry_points
 from arena_ray.envs.base import Slots
@@ -50,7 +50,7 @@ def open_slots(job: EvalJob, folder: Path) -> Slots:
 
 def make_slot(job: EvalJob, folder: Path, slot: int, make: Any) -> EpisodeSlot:
     """Build one slot; runs in the process that steps it."""
-    if multiprocessing.parent_process() is not None and job.vectorization == "async":
+    if multiprocessing.current_process().name.startswith(f"Worker<{AsyncVectorEnv.__name__}>"):
         devices.follow_parent()
     hook = None if job.env.seed_hook is None else entry_points.resolve(job.env.seed_hook)
     return EpisodeSlot(
