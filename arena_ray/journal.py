@@ -8,7 +8,7 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -172,11 +172,12 @@ class Journal:
             self.run_dir.path, status, list(self._plan.jobs), self._tallies, verdicts, notes
         )
         finished_at = utc_text(datetime.datetime.now(datetime.timezone.utc))
-        for write in (
+        writes: list[Callable[[], None]] = [
             lambda: self.run_dir.write_summary(result.summary()),
             lambda: self._write_run(status, finished_at),
             lambda: self.event("run_finished", status=status),
-        ):
+        ]
+        for write in writes:
             try:
                 write()
             except (OSError, StorageError) as error:
