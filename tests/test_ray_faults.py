@@ -224,3 +224,24 @@ def make_named(log: str, **kwargs: Any) -> Any:
     with open(log, "a") as file:
         file.write(f"{os.getpid()}\n")
     return Walk(**kwargs)
+
+
+def test_a_stop_does_not_wait_for_a_worker_that_cannot_start(tmp_path: Path, local_ray: None) -> None:
+    """Other work holds a core, so that the second job's worker is never placed."""
+    import ray
+
+    remote: Any = ray.remote(_Holder)
+    holder = remote.options(num_cpus=1).remote()
+    ray.get(holder.ready.remote(), timeout=30)
+    try:
+        bad = walk_job("bad", num_episodes=1, env_kwargs={"poison": [0], "step_s": 0.5})
+        result = run(tmp_path, bad, walk_job("waits"))
+    finally:
+        ray.kill(holder)
+    assert result.status == "failed"
+    assert (result.jobs["bad"].status, result.jobs["waits"].status) == ("failed", "incomplete")
+    assert events(result, "worker_lost") == []
+
+
+class _Holder:
+    def ready(self) -> None: ...

@@ -33,6 +33,9 @@ CONNECT_S = 5.0
 #: How long a worker that is no longer needed may take to close its environment.
 CLOSE_S = 10.0
 
+#: Why a worker that has begun nothing is ended when the run stops; that is no loss.
+WITHDRAWN = "withdrawn"
+
 #: How old the list of nodes may be; a node that joins is used after so long.
 NODES_FRESH_S = 2.0
 
@@ -130,7 +133,7 @@ class RayPool:
             self._make_room(chunk.job)
             worker = _Worker(_start_actor(chunk.job, self._setup, self._stop_key), chunk.job)
             self._workers.append(worker)
-        worker.job, worker.chunk = chunk.job, chunk
+        worker.job, worker.chunk, worker.heard = chunk.job, chunk, False
         worker.stream = worker.actor.run.options(num_returns="streaming").remote(chunk)
 
     def _make_room(self, job: EvalJob) -> None:
@@ -163,7 +166,9 @@ class RayPool:
         chunk = worker.chunk
         assert chunk is not None
         try:
-            return ChunkEvents(chunk, ray.get(next(worker.stream)))
+            events = ray.get(next(worker.stream))
+            worker.heard = True
+            return ChunkEvents(chunk, events)
         except StopIteration:
             if worker.verdict is not None:  # It was ended for a reason, and reached the chunk's end before it died.
                 return self._lose(worker, chunk, *worker.verdict)
@@ -174,10 +179,10 @@ class RayPool:
         except ray.exceptions.RayError as error:
             return self._lose(worker, chunk, *(worker.verdict or _classify(error)))
 
-    def _lose(self, worker: _Worker, chunk: Chunk, cause: str, message: str) -> WorkerLost:
+    def _lose(self, worker: _Worker, chunk: Chunk, cause: str, message: str) -> PoolEvent:
         self._workers.remove(worker)
         ray.kill(worker.actor, no_restart=True)
-        return WorkerLost(chunk, cause, message)
+        return ChunkFinished(chunk) if cause == WITHDRAWN else WorkerLost(chunk, cause, message)
 
     def kill(self, chunk: Chunk, cause: str, message: str) -> None:
         """End the worker of a chunk by force."""
@@ -189,6 +194,10 @@ class RayPool:
     def stop(self) -> None:
         """Let episodes in flight finish and start no other."""
         _internal_kv_put(self._stop_key, b"1")
+        for worker in self._workers:
+            if worker.chunk is not None and not worker.heard:
+                # It may wait for its resources for ever, and has begun nothing.
+                self.kill(worker.chunk, WITHDRAWN, "the run stops")
 
     def _reap(self, *, everything: bool = False) -> None:
         """End workers that have closed, or have had their time to."""
@@ -225,6 +234,7 @@ class _Worker:
     actor: Any
     job: EvalJob
     chunk: Chunk | None = None
+    heard: bool = False
     stream: Any = None
     verdict: tuple[str, str] | None = None
 
