@@ -125,11 +125,7 @@ class Run:
             now = datetime.datetime.now(datetime.timezone.utc)
             run_dir = RunDir.create(self._plan.settings.video_base_dir, now.astimezone())
             with Journal(self._plan, run_dir, pool.hardware(), now, observer=self._observer) as self._journal:
-                if self._plan.settings.episode_timeout is not None and not pool.can_kill:
-                    message = (
-                        "deadlines are not kept: this process cannot end a worker that is itself; leave out --inline"
-                    )
-                    self._journal.event("warning", topic="no_deadlines", message=message)
+                self._warn_of_deadlines(pool)
                 pool.open(WorkerSetup(run_dir=str(run_dir.path), python_path=python_path(self._plan.folder)))
                 try:
                     with contextlib.suppress(_EndAtOnce):
@@ -140,6 +136,11 @@ class Run:
                 finally:
                     result = self._finish()
                 return result
+
+    def _warn_of_deadlines(self, pool: WorkerPool) -> None:
+        if self._plan.settings.episode_timeout is not None and not pool.can_kill:
+            message = "deadlines are not kept: this process cannot end a worker that is itself; leave out --inline"
+            self._journal.event("warning", topic="no_deadlines", message=message)
 
     def _loop(self, pool: WorkerPool) -> None:
         while not self._ledger.finished and not self._ends_at_once:

@@ -384,10 +384,7 @@ class Ledger:
         self.jobs[job_name].returned(index, episodes)
 
     def record(self, record: EpisodeRecord) -> bool:
-        """Be told of a record; return whether it is the episode's first, and so to be written down.
-
-        Without `continue_on_error` an `error` record stops the run: no further chunk is handed out.
-        """
+        """Be told of a record; return whether it is the episode's first, and so to be written down."""
         job = self.jobs[record.job]
         if record.chunk is not None:
             job.recorded(record.chunk, record.episode)
@@ -425,10 +422,9 @@ class Ledger:
         """
         job = self.jobs[job_name]
         loss = job.lost(index, LOSS_RULES[cause], self._max_attempts, reason)
-        if loss.exhausted and job.failed is None:
+        if loss.exhausted and job.failed is None and not self._continue_on_error:
             gone = ", ".join(str(episode.episode) for episode in loss.exhausted)
-            if not self._continue_on_error:
-                job.failed = f"the worker was lost {self._max_attempts} times with episode {gone}: {reason}"
+            job.failed = f"the worker was lost {self._max_attempts} times with episode {gone}: {reason}"
         return dataclasses.replace(loss, job_failed=job.failed)
 
     def fail_job(self, job_name: str, reason: str) -> None:

@@ -367,13 +367,17 @@ def _demand_table(jobs: Sequence[EvalJob], supply: Sequence[dict[str, float]]) -
 def _classify(error: Exception) -> tuple[str, str]:
     """Return the cause and a text for the loss of a worker."""
     text = " ".join(str(error).split())
+    return _cause(error, text), _essence(text)
+
+
+def _cause(error: Exception, text: str) -> str:
     if getattr(error, "preempted", False):
-        return "preempted", _essence(text)
+        return "preempted"
     if isinstance(error, ray.exceptions.NodeDiedError) or "its node has died" in text:
-        return "node_lost", _essence(text)
+        return "node_lost"
     if isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in text:
-        return "out_of_memory", _essence(text)
-    return "died", _essence(text)
+        return "out_of_memory"
+    return "died"
 
 
 def _essence(text: str) -> str:
