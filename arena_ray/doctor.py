@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from arena_ray.journal import versions
-from arena_ray.specs import RunSettings
-from arena_ray.video.encoder import EncoderName, resolve_encoder
+from arena_ray.specs import EncoderName, RunSettings
+from arena_ray.video.encoder import resolve_encoder
 
 #: Seconds that one check may take.
 CHECK_TIMEOUT_S = 60
@@ -85,7 +85,7 @@ def findings_of(address: str | None) -> Iterator[Finding]:
     for name, package in (("egl", "libegl1 libgl1-mesa-dri"), ("osmesa", "libosmesa6 libgl1-mesa-dri")):
         advice = f'apt-get install -y {package}; pip install "arena-ray[robotics]"'
         yield _render(f"renderer: MuJoCo {name}", _RENDER_MUJOCO, {"MUJOCO_GL": name}, advice)
-    yield _encoder("pyav", 'pip install --force-reinstall "av>=14"')
+    yield _encoder("inline", 'pip install --force-reinstall "av>=14"')
     yield _encoder("imageio-ffmpeg", "pip install --force-reinstall imageio-ffmpeg")
 
 
@@ -131,7 +131,7 @@ def _encoder(name: EncoderName, advice: str) -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         error = _failure_of(lambda: _encode_and_decode(name, Path(folder, "test.mp4")))
     found = "30 frames were encoded and read back" if error is None else error
-    return Finding(topic=f"encoder: {name}", found=found, ok=error is None, needed=name == "pyav", advice=advice)
+    return Finding(topic=f"encoder: {name}", found=found, ok=error is None, needed=name == "inline", advice=advice)
 
 
 def _encode_and_decode(name: EncoderName, path: Path) -> None:

@@ -25,8 +25,10 @@ class VideoFile:
         path: The file. Inside a record: relative to the run directory, with ``/``.
         frames: Frames in the file; T+1 for a whole episode of T steps.
         fps: Frames per second.
-        bytes: Size of the file.
+        bytes: Size of the file; 0 if not even the first byte could be written, so that there is none.
         partial: Whether the file ends before the episode did.
+        segment: Counts the files of one episode and camera, from 0: a new one begins where the frames change size.
+        error: Why the file ends early; ``None`` unless encoder or disk failed.
     """
 
     kind: Literal["viewport", "camera"]
@@ -36,6 +38,8 @@ class VideoFile:
     fps: float
     bytes: int
     partial: bool = False
+    segment: int = 0
+    error: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,19 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    field_validator,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass as validated_dataclass
 
 #: Built-in policies, by the name that the job file uses.
@@ -26,6 +36,8 @@ JOB_NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 ENTRY_POINT_PATTERN = (
     r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
 )
+
+EncoderName: TypeAlias = Literal["auto", "inline", "process", "nvenc", "imageio-ffmpeg"]
 
 _NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 _Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
@@ -130,6 +142,25 @@ class Resources(_Spec):
         return value
 
 
+def check_record(text: Any) -> str:
+    """Return `text` if it says which episodes to record.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    word, _, amount = str(text).partition(":")
+    if isinstance(text, str) and text in ("all", "none", "failures", "successes"):
+        return str(text)
+    if word in ("first", "every") and re.fullmatch(r"[1-9][0-9]*", amount):
+        return str(text)
+    if word == "sample" and re.fullmatch(r"0\.[0-9]*[1-9][0-9]*|1(\.0*)?", amount):
+        return str(text)
+    raise ValueError(
+        f"{text!r} does not say which episodes to record; write all, none, failures, successes, first:K, every:K "
+        "(K a positive whole number) or sample:FRACTION (above 0, at most 1)"
+    )
+
+
 @validated_dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
 class VideoRecordingCfg:
     """What to record. After IsaacLab-Arena's class of the same name (PR #801).
@@ -141,7 +172,17 @@ class VideoRecordingCfg:
         camera_name_prefix: First part of a camera video's file name.
         fps: Frames per second of the files; ``None``: the environment's ``render_fps``, else 30.
         save_partial_episodes: Keep, under its final name, the video of an episode that a clean `close()` cuts off.
-        encoder: ``pyav`` encodes in process, ``imageio-ffmpeg`` through a pipe; ``auto`` takes the first that works.
+        record: Which episodes: ``all``, ``none``, ``first:K``, ``every:K`` (0, K, 2K, ...), ``sample:FRACTION`` (the
+            same episodes in every run), or by outcome ``failures`` (without success, or broken) and ``successes``.
+        cameras: Cameras to record; ``None``: every one.
+        max_resolution: Longest side of the video in pixels; larger frames are scaled down. ``None``: no limit.
+        preset: ``fast`` costs the least time; ``small`` files take about three times as long to encode.
+        video_length: Steps after which a video ends although its episode goes on; 0: whole episodes.
+        outcome_in_name: Put ``-success`` or ``-failure`` behind the file's stem, where the environment tells.
+        overlay: Write episode, step, reward and success into the picture.
+        encoder: ``inline`` encodes in the process that steps, ``process`` in one process beside it, ``nvenc`` on a GPU
+            that can, ``imageio-ffmpeg`` in an ffmpeg program per video. ``auto``: ``process`` where a core is to
+            spare, else ``inline``; where PyAV does not work, ``imageio-ffmpeg``.
     """
 
     record_viewport_video: StrictBool = False
@@ -150,17 +191,24 @@ class VideoRecordingCfg:
     camera_name_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "robot-cam"
     fps: _Positive | None = None
     save_partial_episodes: StrictBool = False
-    encoder: Literal["auto", "pyav", "imageio-ffmpeg"] = "auto"
+    record: Annotated[str, BeforeValidator(check_record)] = "all"
+    cameras: tuple[Annotated[StrictStr, Field(min_length=1)], ...] | None = None
+    max_resolution: Annotated[StrictInt, Field(ge=16)] | None = None
+    preset: Literal["fast", "small"] = "fast"
+    video_length: Annotated[StrictInt, Field(ge=0)] = 0
+    outcome_in_name: StrictBool = False
+    overlay: StrictBool = False
+    encoder: EncoderName = "auto"
 
     @property
     def enabled(self) -> bool:
         """Whether anything is recorded."""
-        return self.record_viewport_video or self.record_camera_video
+        return (self.record_viewport_video or self.record_camera_video) and self.record != "none"
 
     @property
     def render_mode(self) -> Literal["rgb_array"] | None:
         """The `render_mode` that the environment must be built with; ``None`` when the viewport is not recorded."""
-        return "rgb_array" if self.record_viewport_video else None
+        return "rgb_array" if self.record_viewport_video and self.enabled else None
 
 
 class EvalJob(_Spec):

@@ -16,7 +16,7 @@ def test_doctor_tries_everything_and_says_what_to_do() -> None:
     assert findings["ray"].ok
     assert "CPUs" in findings["ray"].found
     assert findings["renderer: classic control"].ok
-    assert findings["encoder: pyav"].ok
+    assert findings["encoder: inline"].ok
     assert findings["encoder: imageio-ffmpeg"].ok
     assert findings["renderer: MuJoCo egl"].ok == (offscreen_renderer() == "egl")
     assert all(

@@ -57,7 +57,6 @@ _DIRECT: dict[str, dict[str, str]] = {
         "policy_args": "IsaacLab-Arena's 'policy_args' is not read; write 'policy: {type: ..., kwargs: {...}}'",
     },
     "video": {
-        "record": _RECORD,
         "enabled": _RECORD,
         "video": "write 'record_viewport_video'",
         "camera_video": "write 'record_camera_video'",

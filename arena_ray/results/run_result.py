@@ -148,7 +148,8 @@ class RunResult:
             for result in jobs
             for record in result.episodes
             for video in record.videos
-            if (camera is None or video.camera == camera)
+            if video.bytes > 0
+            and (camera is None or video.camera == camera)
             and (kind is None or video.kind == kind)
             and (success is None or record.success is success)
         ]

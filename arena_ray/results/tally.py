@@ -47,7 +47,7 @@ class JobTally:
         self._errors.pop(record.episode, None)
         if record.error is not None:
             self._errors[record.episode] = f"{record.error.type}: {record.error.message}"
-        paths = tuple(video.path for video in record.videos)
+        paths = tuple(video.path for video in record.videos if video.bytes)
         if paths or record.episode in self._videos:
             self._videos[record.episode] = paths
 

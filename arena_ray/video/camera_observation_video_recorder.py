@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import VectorEnv, VectorWrapper
 
-from arena_ray.video.encoder import EncoderName
+from arena_ray.specs import EncoderName
 from arena_ray.video.episode_video import camera_stem, distinct_name, safe_name
 from arena_ray.video.frames import NotRgbError, RgbStream, to_numpy
 from arena_ray.video.video_recorder import VideoRecorder
@@ -37,7 +37,7 @@ class CameraObsVideoRecorder(VideoRecorder):
         fps: Frames per second of the files; ``None``: the environment's ``render_fps``, else 30.
         save_partial_episodes: Keep the video of an episode that a clean `close` cuts off, under its final name.
         slot: N of a single environment that sits in slot N; added to the index of each slot of a vector environment.
-        encoder: ``auto``, ``pyav`` or ``imageio-ffmpeg``.
+        encoder: ``auto``, ``inline`` or ``imageio-ffmpeg``.
 
     Raises:
         EncoderError: If no video can be encoded here.

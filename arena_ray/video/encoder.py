@@ -15,13 +15,14 @@ import tempfile
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, TypeAlias
+from typing import IO, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from arena_ray.specs import EncoderName
+
 RgbFrame: TypeAlias = npt.NDArray[np.uint8]
-EncoderName: TypeAlias = Literal["auto", "pyav", "imageio-ffmpeg"]
 
 _HYBRID = "hybrid_fragmented+frag_every_frame"
 _FRAGMENTED = "frag_keyframe+empty_moov+default_base_moof+frag_every_frame"
@@ -182,14 +183,14 @@ def resolve_encoder(name: EncoderName) -> EncoderFactory:
     """Return what opens a video file: ``factory(path, width, height, fps) -> Encoder``.
 
     Args:
-        name: ``pyav``, ``imageio-ffmpeg``, or ``auto`` for the first of them that works here.
+        name: ``inline``, ``imageio-ffmpeg``, or ``auto`` for the first of them that works here.
 
     Raises:
         ValueError: If there is no such encoder.
         EncoderError: If it does not work here; says what to install.
     """
     if name not in ("auto", *_BACKENDS):
-        raise ValueError(f"encoder is {name!r}, which does not exist; choose one of 'auto', 'pyav', 'imageio-ffmpeg'")
+        raise ValueError(f"encoder is {name!r}, which does not exist; choose one of 'auto', 'inline', 'imageio-ffmpeg'")
     found = []
     for backend in _BACKENDS if name == "auto" else (name,):
         probe, factory = _BACKENDS[backend]
@@ -261,6 +262,6 @@ def _rate(fps: float) -> Fraction:
 
 
 _BACKENDS: dict[str, tuple[Callable[[], object], EncoderFactory]] = {
-    "pyav": (_pyav_movflags, PyAvEncoder),
+    "inline": (_pyav_movflags, PyAvEncoder),
     "imageio-ffmpeg": (_ffmpeg_probe, FfmpegPipeEncoder),
 }

@@ -15,7 +15,8 @@ import gymnasium
 from gymnasium.vector import AutoresetMode, VectorWrapper
 
 from arena_ray.records import VideoFile
-from arena_ray.video.encoder import EncoderName, resolve_encoder
+from arena_ray.specs import EncoderName
+from arena_ray.video.encoder import resolve_encoder
 from arena_ray.video.episode_video import EpisodeVideo
 from arena_ray.video.slot_videos import SlotVideos
 from arena_ray.video.slots import autoreset_mode, chosen_slots, declared_num_slots, done_flags, frames_per_second

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
 
 from arena_ray.records import VideoFile
-from arena_ray.video.encoder import EncoderName
+from arena_ray.specs import EncoderName
 from arena_ray.video.episode_video import EpisodeVideo, clip_stem, safe_name, viewport_stem
 from arena_ray.video.frames import NotRgbError, RgbStream, to_numpy
 from arena_ray.video.sub_env_recorders import ChildProcessRecorders, InProcessRecorders, SubEnvRecorders
@@ -41,7 +41,7 @@ class ViewportVideoRecorder(VideoRecorder):
         slot: N of a single environment that sits in slot N; added to the index of each slot of a vector environment.
         chunk_index: C in the name of a clip.
         max_clip_steps: Steps after which a clip of all slots ends; ``None``: no limit.
-        encoder: ``auto``, ``pyav`` or ``imageio-ffmpeg``.
+        encoder: ``auto``, ``inline`` or ``imageio-ffmpeg``.
 
     Raises:
         ValueError: If the environment does not render to arrays.

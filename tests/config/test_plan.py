@@ -378,9 +378,9 @@ UNKNOWN_KEYS: list[tuple[str, dict[str, Any], str, str]] = [
     ("of the run", document(job(chunk_size=2)), "unknown key 'chunk_size' (found 2)", "did you mean 'run.chunk_size'?"),
     ("environment", document(job(environment="x")), "unknown key 'environment' (found 'x')", "write 'env'"),
     (
-        "video.record",
-        document(job(video={"record": True})),
-        "'video.record' (found True)",
+        "video.enabled",
+        document(job(video={"enabled": True})),
+        "'video.enabled' (found True)",
         "write 'record_viewport_video' (",
     ),
     (
@@ -412,6 +412,20 @@ def test_every_mistake_has_its_text(bad: dict[str, Any], expected: list[str]) ->
     assert sorted(lines(refusal(bad))) == sorted(expected)
 
 
+@pytest.mark.parametrize("record", [True, "some", "first:0", "every:", "sample:0", "sample:1.5", "first:-1", "all:3"])
+def test_what_to_record_is_refused_with_the_choices(record: object) -> None:
+    (line,) = lines(refusal(document(job(video={"record": record}))))
+    assert f"video.record: {record!r} does not say" in line
+    assert "first:K" in line
+
+
+@pytest.mark.parametrize(
+    "record", ["all", "none", "failures", "successes", "first:3", "every:10", "sample:0.25", "sample:1"]
+)
+def test_what_to_record_is_taken_as_it_stands(record: str) -> None:
+    assert load_plan(document(job(video={"record": record}))).jobs[0].video.record == record
+
+
 @pytest.mark.parametrize(("bad", "found", "hint"), [pytest.param(*case, id=name) for name, *case in UNKNOWN_KEYS])
 def test_unknown_keys_get_a_direct_hint(bad: dict[str, Any], found: str, hint: str) -> None:
     (line,) = lines(refusal(bad))
@@ -422,8 +436,9 @@ def test_unknown_keys_get_a_direct_hint(bad: dict[str, Any], found: str, hint: s
 def test_unknown_key_lists_the_valid_ones_without_video_base_dir() -> None:
     (line,) = lines(refusal(document(job(video={"xyzzy": 1}))))
     assert line == (
-        "job 'a': unknown key 'video.xyzzy' (found 1); Valid: camera_name_prefix, encoder, fps, record_camera_video, "
-        "record_viewport_video, save_partial_episodes"
+        "job 'a': unknown key 'video.xyzzy' (found 1); Valid: camera_name_prefix, cameras, encoder, fps, "
+        "max_resolution, outcome_in_name, overlay, preset, record, record_camera_video, record_viewport_video, "
+        "save_partial_episodes, video_length"
     )
 
 
@@ -700,6 +715,13 @@ def test_document_has_every_field_but_the_folder_of_videos() -> None:
         "camera_name_prefix": "robot-cam",
         "fps": None,
         "save_partial_episodes": False,
+        "record": "all",
+        "cameras": None,
+        "max_resolution": None,
+        "preset": "fast",
+        "video_length": 0,
+        "outcome_in_name": False,
+        "overlay": False,
         "encoder": "auto",
     }
 

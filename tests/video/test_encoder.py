@@ -22,7 +22,7 @@ from arena_ray.video.encoder import (
 )
 from tests.video.envs import decode, gray, steps_shown
 
-BACKENDS = [pytest.param(PyAvEncoder, id="pyav"), pytest.param(FfmpegPipeEncoder, id="imageio-ffmpeg")]
+BACKENDS = [pytest.param(PyAvEncoder, id="inline"), pytest.param(FfmpegPipeEncoder, id="imageio-ffmpeg")]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -124,7 +124,7 @@ def test_a_named_encoder_is_used() -> None:
 
 
 def test_an_unknown_encoder_is_refused_with_the_choices() -> None:
-    with pytest.raises(ValueError, match="'auto', 'pyav', 'imageio-ffmpeg'"):
+    with pytest.raises(ValueError, match="'auto', 'inline', 'imageio-ffmpeg'"):
         resolve_encoder("h265")  # type: ignore[arg-type]
 
 
