@@ -17,7 +17,7 @@ from pathlib import Path
 
 from arena_ray.journal import versions
 from arena_ray.specs import EncoderName, RunSettings
-from arena_ray.video.encoder import resolve_encoder
+from arena_ray.video.encoder import VideoFormat, open_exactly
 
 #: Seconds that one check may take.
 CHECK_TIMEOUT_S = 60
@@ -86,6 +86,8 @@ def findings_of(address: str | None) -> Iterator[Finding]:
         advice = f'apt-get install -y {package}; pip install "arena-ray[robotics]"'
         yield _render(f"renderer: MuJoCo {name}", _RENDER_MUJOCO, {"MUJOCO_GL": name}, advice)
     yield _encoder("inline", 'pip install --force-reinstall "av>=14"')
+    yield _encoder("process", "nothing: videos are encoded in the process that steps")
+    yield _encoder("nvenc", "nothing: H100, H200 and A100 have no video encoder, and the CPU does it")
     yield _encoder("imageio-ffmpeg", "pip install --force-reinstall imageio-ffmpeg")
 
 
@@ -138,10 +140,14 @@ def _encode_and_decode(name: EncoderName, path: Path) -> None:
     import imageio.v3
     import numpy as np
 
-    encoder = resolve_encoder(name)(path, 64, 64, 30)
-    for level in range(30):
-        encoder.write(np.full((64, 64, 3), 8 * level, dtype=np.uint8))
-    encoder.close()
+    backend = open_exactly(name)
+    try:
+        encoder = backend.open(path, VideoFormat(width=256, height=256, fps=30))
+        for level in range(30):
+            encoder.write(np.full((256, 256, 3), 8 * level, dtype=np.uint8))
+        encoder.close()
+    finally:
+        backend.close()
     frames = sum(1 for _ in imageio.v3.imiter(path, plugin="pyav"))
     if frames != 30:
         raise RuntimeError(f"30 frames were encoded, {frames} came back")

@@ -17,11 +17,11 @@ from arena_ray.envs.episode_slot import EpisodeSlot
 from arena_ray.envs.native import NativeSlots
 from arena_ray.envs.vectorized import VectorizedSlots
 from arena_ray.errors import EntryPointError
-from arena_ray.specs import EvalJob
+from arena_ray.specs import EncoderName, EvalJob
 from arena_ray.video import wrap_env_for_video
 
 
-def open_slots(job: EvalJob, folder: Path) -> Slots:
+def open_slots(job: EvalJob, folder: Path, encoder: EncoderName = "auto") -> Slots:
     """Build a job's environments as slots.
 
     A factory that returns a batched environment (a `VectorEnv`, or Isaac Lab's `Env` with `num_envs`) brings its own
@@ -30,10 +30,12 @@ def open_slots(job: EvalJob, folder: Path) -> Slots:
     Args:
         job: The job.
         folder: Where its videos go.
+        encoder: What encodes them if the job leaves it open.
 
     Raises:
         EntryPointError: If the environment cannot be found, or what is built is not one.
     """
+    job = _with_encoder(job, encoder)
     first = make_env(job)
     if is_batched(first):
         return NativeSlots(first, job, functools.partial(record, job=job, folder=folder))
@@ -46,6 +48,12 @@ def open_slots(job: EvalJob, folder: Path) -> Slots:
         make = functools.partial(make_env, job)
     factories = [functools.partial(make_slot, job, folder, slot, make) for slot in range(job.num_envs)]
     return VectorizedSlots(factories, job.vectorization, observation_space)
+
+
+def _with_encoder(job: EvalJob, encoder: EncoderName) -> EvalJob:
+    if job.video.encoder != "auto":
+        return job
+    return job.model_copy(update={"video": dataclasses.replace(job.video, encoder=encoder)})
 
 
 def make_slot(job: EvalJob, folder: Path, slot: int, make: Any) -> EpisodeSlot:
@@ -61,7 +69,7 @@ def make_slot(job: EvalJob, folder: Path, slot: int, make: Any) -> EpisodeSlot:
 def record(env: Any, *, job: EvalJob, folder: Path, slot: int = 0) -> Any:
     """Wrap an environment in the recorders that the job asks for."""
     cfg = dataclasses.replace(job.video, video_base_dir=str(folder))
-    return wrap_env_for_video(env, cfg, job.num_steps, job.num_episodes, slot=slot)
+    return wrap_env_for_video(env, cfg, job.num_steps, job.num_episodes, slot=slot, success_key=job.success.key)
 
 
 def make_env(job: EvalJob) -> Any:

@@ -89,7 +89,7 @@ class EpisodeSlot(gymnasium.Wrapper[Any, Any, Any, Any]):
             return self._observation, 0.0, True, False, {OUTCOME: self._failed(describe_error(error))}
         if not (terminated or truncated):
             return self._observation, 0.0, False, False, {}
-        outcome = self._tracker.outcome(bool(terminated), bool(truncated), self._videos())
+        outcome = self._tracker.outcome(bool(terminated), bool(truncated), self._videos(self._tracker.success))
         self._tracker = None
         return self._observation, 0.0, bool(terminated), bool(truncated), {OUTCOME: outcome}
 
@@ -116,9 +116,7 @@ class EpisodeSlot(gymnasium.Wrapper[Any, Any, Any, Any]):
         if slot != self._slot:
             return ()
         self._tracker = None
-        for recorder in video_recorders(self.env):
-            recorder.abort_episode(slot)
-        return self._videos()
+        return self._partial_videos()
 
     def _seeded_reset(self, env: gymnasium.Env[Any, Any], seed: int) -> Any:
         env.action_space.seed(seed)
@@ -138,13 +136,19 @@ class EpisodeSlot(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def _failed(self, error: EpisodeError) -> Outcome:
         assert self._tracker is not None
-        outcome = self._tracker.failure(error, self._videos())
+        outcome = self._tracker.failure(error, self._partial_videos())
         self._tracker = None
         self._broken = True
         return outcome
 
-    def _videos(self) -> tuple[VideoFile, ...]:
-        return tuple(video for recorder in video_recorders(self.env) for video in recorder.take_videos(self._slot))
+    def _videos(self, success: bool | None = None) -> tuple[VideoFile, ...]:
+        recorders = video_recorders(self.env)
+        return tuple(video for recorder in recorders for video in recorder.take_videos(self._slot, success))
+
+    def _partial_videos(self) -> tuple[VideoFile, ...]:
+        for recorder in video_recorders(self.env):
+            recorder.abort_episode(self._slot)
+        return self._videos()
 
 
 def same(first: Any, second: Any) -> bool:

@@ -10,9 +10,7 @@ from typing import Any
 from arena_ray.envs.base import Outcome, Ticket
 from arena_ray.records import EpisodeError, VideoFile
 from arena_ray.specs import MetricSpec, SuccessSpec
-
-#: Where success stands when the job does not say; Gymnasium-Robotics and Stable-Baselines3 use the first.
-DEFAULT_SUCCESS_KEYS = ("is_success", "success")
+from arena_ray.video.caption import SUCCESS_KEYS
 
 
 class EpisodeTracker:
@@ -23,6 +21,10 @@ class EpisodeTracker:
         success: Where its success stands.
         metrics: The job's metrics.
         seeded: Whether the environment begins it with the ticket's seed.
+
+    Attributes:
+        success: The outcome so far; ``None`` when the environment says nothing.
+        length: Steps so far.
     """
 
     def __init__(
@@ -30,9 +32,9 @@ class EpisodeTracker:
     ) -> None:
         self.ticket = ticket
         self._seeded = seeded
-        self._success_keys = DEFAULT_SUCCESS_KEYS if success.key is None else (success.key,)
+        self._success_keys = SUCCESS_KEYS if success.key is None else (success.key,)
         self._any_success = success.when == "any"
-        self._success: bool | None = None
+        self.success: bool | None = None
         self._metrics = {spec.key: _Reduction(spec.reduce) for spec in metrics}
         self._return = 0.0
         self.length = 0
@@ -50,9 +52,9 @@ class EpisodeTracker:
         self.length += 1
         success = self._read_success(info)
         if not self._any_success:
-            self._success = success
+            self.success = success
         elif success is not None:
-            self._success = bool(self._success) or success
+            self.success = bool(self.success) or success
         for key, reduction in self._metrics.items():
             if key in info:
                 reduction.add(as_number(info[key]))
@@ -69,7 +71,7 @@ class EpisodeTracker:
         return Outcome(
             ticket=self.ticket,
             seeded=self._seeded,
-            success=self._success,
+            success=self.success,
             episode_return=self._return,
             length=self.length,
             terminated=terminated,

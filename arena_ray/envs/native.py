@@ -19,11 +19,12 @@ from gymnasium.vector.utils import create_empty_array
 from arena_ray import entry_points
 from arena_ray.envs.base import Outcome, Ticket, as_numpy, check_actions, put_rows
 from arena_ray.envs.episode_slot import same
-from arena_ray.envs.episode_tracker import DEFAULT_SUCCESS_KEYS, EpisodeTracker
+from arena_ray.envs.episode_tracker import EpisodeTracker
 from arena_ray.errors import EntryPointError
 from arena_ray.records import VideoFile
 from arena_ray.specs import EvalJob
 from arena_ray.video import video_recorders
+from arena_ray.video.caption import SUCCESS_KEYS
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class NativeSlots:
         self.self_resetting = self._mode is not AutoresetMode.DISABLED
         self._job = job
         self._hook = None if job.env.seed_hook is None else entry_points.resolve(job.env.seed_hook)
-        self._keys = {*DEFAULT_SUCCESS_KEYS, *([job.success.key] if job.success.key else []), *_metric_keys(job)}
+        self._keys = {*SUCCESS_KEYS, *([job.success.key] if job.success.key else []), *_metric_keys(job)}
         self._env = record(env)
         self._recorders = video_recorders(self._env)
         self._actions = create_empty_array(self.action_space, n=self.num_slots, fn=np.zeros)
@@ -150,7 +151,8 @@ class NativeSlots:
             tracker = self._trackers[slot]
             tracker.step(float(rewards[slot]), self._row_info(info, slot, bool(done[slot])))
             if done[slot]:
-                outcomes[slot] = tracker.outcome(bool(terminated[slot]), bool(truncated[slot]), self._videos(slot))
+                videos = self._videos(slot, tracker.success)
+                outcomes[slot] = tracker.outcome(bool(terminated[slot]), bool(truncated[slot]), videos)
                 del self._trackers[slot]
         if self._mode is AutoresetMode.NEXT_STEP:
             self._resetting = set(np.flatnonzero(done).tolist())
@@ -196,8 +198,8 @@ class NativeSlots:
                 row[key] = value[slot] if np.ndim(as_numpy(value)) else value
         return row
 
-    def _videos(self, slot: int) -> tuple[VideoFile, ...]:
-        return tuple(video for recorder in self._recorders for video in recorder.take_videos(slot))
+    def _videos(self, slot: int, success: bool | None = None) -> tuple[VideoFile, ...]:
+        return tuple(video for recorder in self._recorders for video in recorder.take_videos(slot, success))
 
     def probe_seeding(self, seed: int) -> bool:
         """Return whether two resets with one seed gave the same observations."""

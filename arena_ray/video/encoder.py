@@ -1,49 +1,87 @@
-"""Video encoders: one small interface, H.264 in process through PyAV or through an ffmpeg process.
+"""What an encoder is, and which one to take.
 
-Both write an MP4 that can be played at any moment while it grows, so a killed process loses a frame or two and not
-the video. FFmpeg 7.1 and later does that with ``hybrid_fragmented`` (fragments while writing, an ordinary MP4 after
-closing); older builds write a fragmented MP4.
+An encoder writes one MP4 that can be played at any moment while it grows, so a killed process loses a few frames and
+not the video. The backends: ``inline`` (`pyav_encoder`), ``process`` (`encoder_process`), ``nvenc`` (`pyav_encoder`),
+``imageio-ffmpeg`` (`ffmpeg_encoder`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import io
-import subprocess
-import tempfile
+import dataclasses
+import logging
+import multiprocessing
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from arena_ray.specs import EncoderName
+if TYPE_CHECKING:  # The encoder process imports this module, and must start fast.
+    from arena_ray.specs import EncoderName
+
+logger = logging.getLogger(__name__)
 
 RgbFrame: TypeAlias = npt.NDArray[np.uint8]
 
-_HYBRID = "hybrid_fragmented+frag_every_frame"
-_FRAGMENTED = "frag_keyframe+empty_moov+default_base_moof+frag_every_frame"
-# zerolatency: no frame waits inside x264, so a crash costs at most the frame that the muxer still holds.
-_X264 = {"preset": "ultrafast", "tune": "zerolatency"}
-_FFMPEG_END_S = 60.0
+#: Where many machines share a disk, a write is a message: a quarter of a second of video goes in one.
+NETWORK_FRAGMENT_S = 0.25
+
+_NETWORK_FILE_SYSTEMS = frozenset(
+    ["nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "9p", "afs", "glusterfs", "wekafs"]
+)
 
 
 class EncoderError(RuntimeError):
     """A video could not be encoded or written."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class VideoFormat:
+    """What goes into an encoder and what comes out.
+
+    Attributes:
+        width: Of the frames that are written, pixels.
+        height: Of the frames that are written, pixels.
+        fps: Frames per second of the file.
+        preset: ``fast`` or ``small``.
+        max_resolution: Longest side of the video, pixels; larger frames are scaled down. ``None``: no limit.
+        fragment_s: Seconds of video per write; ``None``: each frame is written at once.
+    """
+
+    width: int
+    height: int
+    fps: float
+    preset: Literal["fast", "small"] = "fast"
+    max_resolution: int | None = None
+    fragment_s: float | None = None
+
+    @property
+    def encoded_size(self) -> tuple[int, int]:
+        """Width and height of the video: scaled down to the limit, then up to even numbers, as yuv420p needs."""
+        longest = max(self.width, self.height)
+        scale = Fraction(min(longest, self.max_resolution or longest), longest)
+        width, height = (max(1, round(side * scale)) for side in (self.width, self.height))
+        return width + width % 2, height + height % 2
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames per second as the file states them."""
+        return Fraction(self.fps).limit_denominator(1001)
+
+
 class Encoder(Protocol):
-    """Writes one MP4 file frame by frame; the constructor opens it: ``(path, width, height, fps)``."""
+    """Writes one MP4 file frame by frame."""
 
     def write(self, frame: RgbFrame) -> None:
-        """Append one frame, ``uint8[height, width, 3]``, C-contiguous. The array may be reused afterwards.
+        """Append one frame, ``uint8[height, width, 3]``, strided as it may be. It may be reused afterwards.
 
         Raises:
             Exception: Whatever the backend raises; the file then takes no more frames.
         """
+        ...
 
     def close(self) -> None:
         """Complete the file. A second call does nothing.
@@ -51,217 +89,161 @@ class Encoder(Protocol):
         Raises:
             Exception: If the file is not complete.
         """
+        ...
 
 
-EncoderFactory: TypeAlias = Callable[[Path, int, int, float], Encoder]
+class EncoderBackend(Protocol):
+    """Opens encoders. Held by a recorder from its first frame to its last."""
 
-
-class PyAvEncoder:
-    """libx264 in this process (PyAV): ultrafast, one thread, yuv420p.
-
-    Args:
-        path: File to write, overwritten if it exists; created by the first frame.
-        width: Pixels; even.
-        height: Pixels; even.
-        fps: Frames per second.
-    """
-
-    def __init__(self, path: Path, width: int, height: int, fps: float) -> None:
-        self._stream = _PyAvStream(str(path), width, height, fps, _pyav_movflags())
-
-    def write(self, frame: RgbFrame) -> None:
-        """Append one frame, ``uint8[height, width, 3]``."""
-        self._stream.write(frame)
-
-    def close(self) -> None:
-        """Complete the file."""
-        self._stream.close()
-
-
-class _PyAvStream:
-    def __init__(self, target: str | IO[bytes], width: int, height: int, fps: float, movflags: str) -> None:
-        import av
-
-        # flush_packets: FFmpeg otherwise holds back 256 KiB, which a killed process loses.
-        options = {"movflags": movflags, "flush_packets": "1"}
-        self._container: Any = av.open(target, "w", format="mp4", options=options)
-        self._video: Any = self._container.add_stream("libx264", rate=_rate(fps), options=_X264)
-        self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
-        self._video.codec_context.thread_count = 1
-        self._frames = 0
-
-    def write(self, frame: RgbFrame) -> None:
-        import av
-
-        rgb: Any = av.VideoFrame.from_numpy_buffer(frame, format="rgb24")
-        picture = rgb.reformat(format="yuv420p", **_one_thread())
-        picture.pts = self._frames
-        # The first packet writes the header too. Never call start_encoding(): closing a hybrid file that has a
-        # header but no packet is a segmentation fault (PyAV 18.1, FFmpeg 8.1).
-        self._container.mux(self._video.encode(picture))
-        self._frames += 1
-
-    def close(self) -> None:
-        container, self._container = self._container, None
-        if container is None:
-            return
-        try:
-            if self._frames:
-                container.mux(self._video.encode(None))
-        finally:
-            container.close()
-
-
-class FfmpegPipeEncoder:
-    """libx264 in the ffmpeg program that imageio-ffmpeg brings, fed through a pipe; one process per video.
-
-    The process is started here and not by `imageio_ffmpeg.write_frames`: that one uses ``preexec_fn``, which can
-    deadlock in threaded programs (imageio-ffmpeg #58), and hides ffmpeg's exit status.
-
-    Args:
-        path: File to write, overwritten if it exists.
-        width: Pixels; even.
-        height: Pixels; even.
-        fps: Frames per second.
-    """
-
-    def __init__(self, path: Path, width: int, height: int, fps: float) -> None:
-        import imageio_ffmpeg
-
-        program = imageio_ffmpeg.get_ffmpeg_exe()
-        self._path = path
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self._process = subprocess.Popen(
-            [program, *_ffmpeg_arguments(path, width, height, fps, _ffmpeg_movflags(program))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=self._errors,
-            start_new_session=True,  # Ctrl-C is for us; ffmpeg ends when its input does
-        )
-
-    def write(self, frame: RgbFrame) -> None:
-        """Append one frame, ``uint8[height, width, 3]``.
+    def open(self, path: Path, video_format: VideoFormat) -> Encoder:
+        """Begin a file, overwritten if it exists.
 
         Raises:
-            EncoderError: If ffmpeg has ended; the message is ffmpeg's own.
+            Exception: If it cannot be opened.
         """
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(frame.data)
-        except (OSError, ValueError) as error:
-            raise EncoderError(self._complaint()) from error
+        ...
 
     def close(self) -> None:
-        """Complete the file and wait for ffmpeg.
-
-        Raises:
-            EncoderError: If ffmpeg failed, hung, or left no file.
-        """
-        if self._errors.closed:
-            return
-        complaint = self._complaint()
-        self._errors.close()
-        if self._process.returncode or not self._path.is_file():
-            raise EncoderError(complaint)
-
-    def _complaint(self) -> str:
-        """Wait for ffmpeg's end and say how it was."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # a broken pipe: the exit status says more
-            self._process.stdin.close()
-        try:
-            self._process.wait(_FFMPEG_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace").strip()[-500:]
-        return f"ffmpeg ended with status {self._process.returncode}: {said or 'it said nothing'}"
+        """Let go of what encoders share; to be called when all files are closed. A second call does nothing."""
+        ...
 
 
-def resolve_encoder(name: EncoderName) -> EncoderFactory:
-    """Return what opens a video file: ``factory(path, width, height, fps) -> Encoder``.
+class PlainBackend:
+    """A backend whose encoders share nothing.
 
     Args:
-        name: ``inline``, ``imageio-ffmpeg``, or ``auto`` for the first of them that works here.
+        new_encoder: The encoder's class.
+    """
+
+    def __init__(self, new_encoder: Callable[[Path, VideoFormat], Encoder]) -> None:
+        self._new_encoder = new_encoder
+
+    def open(self, path: Path, video_format: VideoFormat) -> Encoder:
+        """Begin a file."""
+        return self._new_encoder(path, video_format)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def open_backend(name: EncoderName = "auto") -> EncoderBackend:
+    """Return a backend that works here, by its name in `VideoRecordingCfg.encoder`.
+
+    ``auto`` and ``process`` give way to ``inline`` where no process can be fed, ``auto`` and ``nvenc`` to what works.
 
     Raises:
-        ValueError: If there is no such encoder.
-        EncoderError: If it does not work here; says what to install.
+        EncoderError: If no video can be encoded here.
+        ValueError: If there is no such backend.
     """
     if name not in ("auto", *_BACKENDS):
-        raise ValueError(f"encoder is {name!r}, which does not exist; choose one of 'auto', 'inline', 'imageio-ffmpeg'")
-    found = []
-    for backend in _BACKENDS if name == "auto" else (name,):
-        probe, factory = _BACKENDS[backend]
+        known = ", ".join(repr(backend) for backend in ("auto", *_BACKENDS))
+        raise ValueError(f"encoder is {name!r}, which does not exist; choose one of {known}")
+    preferred = "process" if has_spare_core() else "inline"
+    automatic = (preferred, "inline", "imageio-ffmpeg")
+    names = {"auto": automatic, "process": ("process", *automatic), "nvenc": ("nvenc", *automatic)}
+    failures = []
+    for backend in dict.fromkeys(names.get(name, (name,))):
         try:
-            probe()
-            return factory
+            opened = open_exactly(backend)
         except Exception as error:
-            found.append(f"{backend}: {type(error).__name__}: {error}")
+            failures.append(f"{backend}: {type(error).__name__}: {error}")
+            continue
+        if failures and name != "auto":
+            _say_once(f"videos are encoded by {backend!r}, because {name!r} does not work here ({failures[0]})")
+        return opened
     raise EncoderError(
-        f"no video can be encoded here ({'; '.join(found)}). Install PyAV (pip install av) or imageio-ffmpeg "
+        f"no video can be encoded here ({'; '.join(failures)}). Install PyAV (pip install av) or imageio-ffmpeg "
         "(pip install imageio-ffmpeg), or switch video recording off"
     )
 
 
-@functools.lru_cache(maxsize=1)
-def _pyav_movflags() -> str:
-    """Return the flags that this build takes; an unknown flag shows only when the first packet is written."""
-    import av
+def open_exactly(name: str) -> EncoderBackend:
+    """Return the backend of this name and no other.
 
-    av.logging.set_level(None)  # its log callback takes the GIL and can deadlock threaded programs (PyAV #751)
+    Raises:
+        Exception: If it does not work here.
+    """
+    return _BACKENDS[name]()
+
+
+def has_spare_core() -> bool:
+    """Return whether this process may use two cores or more, and is not itself the helper of another."""
+    return multiprocessing.parent_process() is None and usable_cores() >= 2
+
+
+def usable_cores() -> float:
+    """Return how many cores this process may use: its affinity and its control group's quota say so."""
+    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     try:
-        _write_tiny_video(_HYBRID)
-    except av.error.FFmpegError:
-        _write_tiny_video(_FRAGMENTED)
-        return _FRAGMENTED
-    return _HYBRID
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return cores if quota == "max" else min(cores, int(quota) / int(period))
+    except (OSError, ValueError):
+        return cores
 
 
-def _write_tiny_video(movflags: str) -> None:
-    stream = _PyAvStream(io.BytesIO(), 16, 16, 30.0, movflags)
-    stream.write(np.zeros((16, 16, 3), np.uint8))
-    stream.close()
+def fragment_length(folder: Path) -> float | None:
+    """Return the `VideoFormat.fragment_s` that suits the disk under `folder`."""
+    return NETWORK_FRAGMENT_S if _file_system(folder) in _NETWORK_FILE_SYSTEMS else None
 
 
-@functools.lru_cache(maxsize=1)
-def _one_thread() -> dict[str, int]:
-    """Return the option that keeps swscale from starting threads; PyAV versions without it start none."""
-    import av
+def _file_system(folder: Path) -> str:
+    """Return the type of the file system that holds `folder`, e.g. ``ext4``; empty if that is not known.
 
-    picture: Any = av.VideoFrame(16, 16, "rgb24")
+    FUSE file systems (s3fs, sshfs) say ``fuse.s3fs`` and are taken for network ones.
+    """
     try:
-        picture.reformat(format="yuv420p", threads=1)
-    except TypeError:
-        return {}
-    return {"threads": 1}
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    found, longest, place = "", -1, folder.resolve()
+    for mount in mounts:
+        before, _, after = mount.partition(" - ")
+        point = before.split()[4].replace("\\040", " ")
+        if len(point) > longest and place.is_relative_to(point):
+            found, longest = after.split()[0], len(point)
+    return "nfs" if found.startswith("fuse.") else found
 
 
-@functools.lru_cache(maxsize=4)
-def _ffmpeg_movflags(program: str) -> str:
-    command = [program, "-hide_banner", "-h", "muxer=mp4"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL).stdout
-    return _HYBRID if "hybrid_fragmented" in listed else _FRAGMENTED
+_said: set[str] = set()
 
 
-def _ffmpeg_arguments(path: Path, width: int, height: int, fps: float, movflags: str) -> list[str]:
-    source = f"-y -v error -f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {_rate(fps)} -i - -an"
-    codec = "-c:v libx264 -pix_fmt yuv420p -threads 1 " + " ".join(f"-{key} {value}" for key, value in _X264.items())
-    return [*source.split(), *codec.split(), "-movflags", movflags, "-flush_packets", "1", "-f", "mp4", str(path)]
+def _say_once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        logger.warning("%s", text)
 
 
-def _ffmpeg_probe() -> str:
-    import imageio_ffmpeg
+def _inline() -> EncoderBackend:
+    from arena_ray.video import pyav_encoder
 
-    return _ffmpeg_movflags(imageio_ffmpeg.get_ffmpeg_exe())
-
-
-def _rate(fps: float) -> Fraction:
-    return Fraction(fps).limit_denominator(1001)
+    pyav_encoder.probe()
+    return PlainBackend(pyav_encoder.PyAvEncoder)
 
 
-_BACKENDS: dict[str, tuple[Callable[[], object], EncoderFactory]] = {
-    "inline": (_pyav_movflags, PyAvEncoder),
-    "imageio-ffmpeg": (_ffmpeg_probe, FfmpegPipeEncoder),
+def _nvenc() -> EncoderBackend:
+    from arena_ray.video import pyav_encoder
+
+    pyav_encoder.probe_nvenc()
+    return PlainBackend(pyav_encoder.NvencEncoder)
+
+
+def _process() -> EncoderBackend:
+    from arena_ray.video import encoder_process, pyav_encoder
+
+    pyav_encoder.probe()
+    return encoder_process.ProcessBackend(fallback=PlainBackend(pyav_encoder.PyAvEncoder))
+
+
+def _imageio_ffmpeg() -> EncoderBackend:
+    from arena_ray.video import ffmpeg_encoder
+
+    ffmpeg_encoder.probe()
+    return PlainBackend(ffmpeg_encoder.FfmpegPipeEncoder)
+
+
+_BACKENDS: dict[str, Callable[[], EncoderBackend]] = {
+    "inline": _inline,
+    "process": _process,
+    "nvenc": _nvenc,
+    "imageio-ffmpeg": _imageio_ffmpeg,
 }

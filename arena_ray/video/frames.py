@@ -9,60 +9,106 @@ import numpy.typing as npt
 
 from arena_ray.video.encoder import RgbFrame
 
+_UINT16_HIGH = 65535.0
+
 # A float image that counts to 255 and is nowhere above this is as good as black.
 _UNIT_RANGE_LIMIT = 2.0
 
 
 class NotRgbError(ValueError):
-    """An array is not a colour image."""
+    """An array is not an image."""
 
 
 class RgbStream:
-    """Converts the frames of one camera. How floats are scaled is decided once, so brightness cannot jump.
+    """Converts the frames of one camera. Layout and scale are decided once, so that neither can jump.
 
     Args:
-        high: Upper bound of the camera's space; ``None`` or not finite: floats are taken as [0, 1] if the first frame
-            that is not black is nowhere above 1, else as [0, 255].
+        high: Upper bound of the camera's space; ``None`` or not finite: float and uint16 are taken as [0, 1] and
+            [0, 65535], or as [0, 255], by the first frame that is not black.
     """
 
     def __init__(self, high: float | None = None) -> None:
+        self._layout: str | None = None
         self._scale: float | None = None
-        if high is not None and np.isfinite(high) and high > 0:
-            self._scale = 255.0 if high <= _UNIT_RANGE_LIMIT else 1.0
+        self._high = high if high is not None and np.isfinite(high) and high > 0 else None
 
     def convert(self, frame: npt.NDArray[Any]) -> RgbFrame:
-        """Return the frame as ``uint8[H, W, 3]``, C-contiguous; the same memory if it was that already.
+        """Return the frame as ``uint8[H, W, 3]``, strided as it may be; the same memory where that is possible.
 
         Args:
-            frame: ``[H, W, 3]``, or ``[H, W, 4]`` whose alpha is dropped; uint8, other integers (clipped), bool or
-                float (NaN becomes 0).
+            frame: ``[H, W, 3]``, ``[H, W, 4]`` (alpha is dropped), ``[3, H, W]``, ``[4, H, W]``, or gray as ``[H, W]``,
+                ``[H, W, 1]`` or ``[1, H, W]``; uint8, uint16, other integers (clipped to 255), bool or float (NaN
+                becomes 0).
 
         Raises:
-            NotRgbError: If the shape or dtype is another one.
+            NotRgbError: If the shape or dtype is another one, or one channel of numbers that look like a depth.
         """
-        if frame.ndim != 3 or frame.shape[2] not in (3, 4) or 0 in frame.shape:
-            raise NotRgbError(f"{frame.dtype}{list(frame.shape)} is not RGB, which is [H, W, 3]")
-        return np.ascontiguousarray(self._to_uint8(frame[:, :, :3]))
+        layout = _layout_of(frame)
+        if self._layout is None and layout is not None:
+            self._layout = layout
+        if layout is None or layout != self._layout:
+            before = f" after frames in the layout {self._layout}" if self._layout is not None else ""
+            raise NotRgbError(f"{frame.dtype}{list(frame.shape)} is not RGB, which is [H, W, 3]{before}")
+        if layout.startswith("gray"):
+            self._check_gray(frame)
+        return _to_hwc(self._to_uint8(frame), layout)
 
-    def _to_uint8(self, frame: npt.NDArray[Any]) -> RgbFrame:
+    def _check_gray(self, frame: npt.NDArray[Any]) -> None:
+        """Tell gray from depth and labels: one channel is a picture if it is uint8 or bool, or bounded like one."""
+        if frame.dtype not in (np.uint8, np.bool_) and self._high not in (1.0, 255.0):
+            raise NotRgbError(f"{frame.dtype}{list(frame.shape)} has one channel and looks like a depth, not like RGB")
+
+    def _to_uint8(self, frame: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         if frame.dtype == np.uint8:
             return frame
         if frame.dtype == np.bool_:
             return frame.astype(np.uint8) * np.uint8(255)
+        if frame.dtype == np.uint16:
+            return self._rescale(frame.astype(np.float32), _UINT16_HIGH, 255.0)
         if np.issubdtype(frame.dtype, np.integer):
             return np.asarray(np.clip(frame, 0, 255).astype(np.uint8))
         if not np.issubdtype(frame.dtype, np.floating):
             raise NotRgbError(f"an image of dtype {frame.dtype} is not RGB; use uint8 or float")
-        return self._float_to_uint8(np.nan_to_num(frame.astype(np.float32), posinf=255.0, neginf=0.0))
+        numbers = np.nan_to_num(frame.astype(np.float32), posinf=255.0, neginf=0.0)
+        return self._rescale(numbers, 1.0, _UNIT_RANGE_LIMIT)
 
-    def _float_to_uint8(self, frame: npt.NDArray[np.float32]) -> RgbFrame:
+    def _rescale(self, frame: npt.NDArray[np.float32], full: float, limit: float) -> npt.NDArray[np.uint8]:
+        """Return the frame as uint8: its range is [0, `full`] or [0, 255], and `limit` tells which."""
         scale = self._scale
         if scale is None:
-            brightest = float(frame.max())
+            brightest = self._high or float(frame.max())
             if brightest <= 0.0:
                 return np.zeros(frame.shape, np.uint8)  # black on either scale; a later frame decides
-            scale = self._scale = 255.0 if brightest <= _UNIT_RANGE_LIMIT else 1.0
+            low, high = sorted((full, 255.0))
+            scale = self._scale = 255.0 / (low if brightest <= limit else high)
         return np.asarray(np.clip(np.rint(frame * scale), 0, 255).astype(np.uint8))
+
+
+def _layout_of(frame: npt.NDArray[Any]) -> str | None:
+    """Return ``HWC``, ``CHW``, ``gray``, ``gray HW1`` or ``gray 1HW``; ``None`` for anything else."""
+    if 0 in frame.shape:
+        return None
+    if frame.ndim == 2:
+        return "gray"
+    if frame.ndim != 3:
+        return None
+    first, last = frame.shape[0], frame.shape[2]
+    if last in (3, 4):
+        return "HWC"
+    if last == 1:
+        return "gray HW1"
+    if first in (3, 4) and min(frame.shape[1:]) > 4:
+        return "CHW"
+    return "gray 1HW" if first == 1 else None
+
+
+def _to_hwc(frame: npt.NDArray[np.uint8], layout: str) -> RgbFrame:
+    if layout == "HWC":
+        return frame[:, :, :3]
+    if layout == "CHW":
+        return frame[:3].transpose(1, 2, 0)
+    plane = frame[:, :, 0] if layout == "gray HW1" else frame.reshape(frame.shape[-2:])
+    return np.repeat(plane[:, :, np.newaxis], 3, axis=2)
 
 
 def to_numpy(array: Any) -> npt.NDArray[Any]:

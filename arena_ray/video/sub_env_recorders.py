@@ -10,16 +10,29 @@ import dataclasses
 import inspect
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import gymnasium
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from arena_ray.records import VideoFile
+from arena_ray.video.encoder import Encoder, EncoderError, VideoFormat
 
 logger = logging.getLogger(__name__)
 
 _LEFT_BEHIND = "arena_ray_videos"
+
+
+class NoBackend:
+    """What a recorder has for a backend whose videos others write."""
+
+    def open(self, path: Path, video_format: VideoFormat) -> Encoder:
+        """Refuse: such a recorder has no frames."""
+        raise EncoderError("the sub-environments' recorders write the videos")
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class SubEnvRecorders(Protocol):

@@ -15,9 +15,11 @@ import gymnasium
 from gymnasium.vector import AutoresetMode, VectorWrapper
 
 from arena_ray.records import VideoFile
-from arena_ray.specs import EncoderName
-from arena_ray.video.encoder import resolve_encoder
-from arena_ray.video.episode_video import EpisodeVideo
+from arena_ray.specs import VideoRecordingCfg
+from arena_ray.video.caption import Caption, check_overlay, draw, row_of, success_in
+from arena_ray.video.encoder import EncoderBackend, RgbFrame, fragment_length, open_backend
+from arena_ray.video.episode_video import EpisodeVideo, VideoSettings
+from arena_ray.video.selection import RecordSelection
 from arena_ray.video.slot_videos import SlotVideos
 from arena_ray.video.slots import autoreset_mode, chosen_slots, declared_num_slots, done_flags, frames_per_second
 
@@ -27,6 +29,15 @@ class VideoRecorder:
 
     Subclasses say what an observation shows. Exceptions of the environment pass through: the running files are
     closed, keep their partial names, and are reported as partial.
+
+    Args:
+        env: The environment.
+        video_folder: Where the files are written; created.
+        cfg: How to record; what it says of viewport, cameras and folder is not looked at.
+        slot: Number of the first slot.
+        success_key: Where success stands in `info`.
+        selection: Which episodes to record, instead of `cfg.record`.
+        keep_cut_off: Whether a reset in mid-episode keeps the video.
     """
 
     kind: ClassVar[Literal["viewport", "camera"]]
@@ -36,25 +47,49 @@ class VideoRecorder:
         self,
         env: Any,
         video_folder: str | Path,
-        fps: float | None,
-        save_partial_episodes: bool,
+        cfg: VideoRecordingCfg,
         slot: int,
-        encoder: EncoderName,
+        success_key: str | None,
+        selection: RecordSelection | None = None,
+        keep_cut_off: bool = False,
     ) -> None:
         super().__init__(env)  # type: ignore[call-arg]  # the Gymnasium wrapper is next in line
+        if cfg.overlay:
+            check_overlay()
         self._folder = Path(video_folder).absolute()
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._fps = frames_per_second(env, fps)
-        self._save_partial = save_partial_episodes
+        self._cfg = cfg
+        self._save_partial = cfg.save_partial_episodes
+        self._success_key = success_key
         self._first_slot = slot
         declared = declared_num_slots(env)
         self._num_slots, self._counts_frames = declared or 1, declared is None
         self._mode: AutoresetMode | None = None  # the first step tells
-        self._encoder = resolve_encoder(encoder)
-        # Arena's environments count their episodes themselves.
-        self._videos = SlotVideos(self._new_video, getattr(env.unwrapped, "get_episode_index", None))
+        self._backend = self._open_backend()
+        self._settings = VideoSettings(
+            folder=self._folder,
+            kind=self.kind,
+            fps=frames_per_second(env, cfg.fps),
+            backend=self._backend,
+            preset=cfg.preset,
+            max_resolution=cfg.max_resolution,
+            fragment_s=fragment_length(self._folder),
+            max_frames=cfg.video_length + 1 if cfg.video_length else None,
+        )
+        self._videos = SlotVideos(
+            self._new_video,
+            selection or RecordSelection(cfg.record),
+            cfg.outcome_in_name,
+            keep_cut_off,
+            # Arena's environments count their episodes themselves.
+            getattr(env.unwrapped, "get_episode_index", None),
+        )
+        self._captions: dict[int, Caption] = {}
         self._awaits_reset: set[int] = set()
         self._closed = False
+
+    def _open_backend(self) -> EncoderBackend:
+        return open_backend(self._cfg.encoder)
 
     def reset(self, *, seed: Any = None, options: Any = None, **keywords: Any) -> tuple[Any, dict[str, Any]]:
         """Reset the environment. Running videos of the slots that are reset are discarded, finished files stay."""
@@ -91,6 +126,7 @@ class VideoRecorder:
                 self.keep_running_videos()
             self.end_recording()
         finally:
+            self._backend.close()
             self.env.close(**keywords)
 
     def assign_episodes(self, episodes: Mapping[int, int], attempt: int = 1) -> None:
@@ -103,9 +139,15 @@ class VideoRecorder:
         """
         self._videos.assign(episodes, attempt)
 
-    def take_videos(self, slot: int) -> tuple[VideoFile, ...]:
-        """Return what was finished for a slot since the last call, partial files included."""
-        return self._videos.take(slot)
+    def take_videos(self, slot: int, success: bool | None = None) -> tuple[VideoFile, ...]:
+        """Return what was finished for a slot since the last call, partial files included.
+
+        Args:
+            slot: The slot.
+            success: The outcome of its last episode. Where episodes are assigned it decides what is kept
+                (``record: failures``) and how the file is called (`outcome_in_name`).
+        """
+        return self._videos.take(slot, success)
 
     def discard_episode(self, slot: int) -> None:
         """Remove the running video of a slot; it is not reported."""
@@ -129,6 +171,7 @@ class VideoRecorder:
                 self._videos.finish(slot, cut_off=True)
             else:
                 self._videos.discard(slot)
+        self._videos.discard_undecided()
 
     def keep_running_videos(self) -> None:
         """Close the running videos, leave them under their partial names, and report them as partial."""
@@ -145,29 +188,51 @@ class VideoRecorder:
             self._counts_frames = False
         for index in range(self._num_slots) if chosen is None else sorted(chosen):
             self._awaits_reset.discard(index)
-            self._videos.begin(self._first_slot + index)
+            self._begin(index)
             self._show(index, shown)
 
     def _record_step(self, observation: Any, reward: Any, terminated: Any, truncated: Any, info: Any) -> None:
         mode = self._mode = self._mode or autoreset_mode(self.env, terminated)
         done = done_flags(terminated, truncated)
         shown = self._glance(observation)
+        terminal = functools.cache(functools.partial(self._look_terminal, info))
         for index in range(self._num_slots):
             slot, ended = self._first_slot + index, bool(done[min(index, len(done) - 1)])
             if index in self._awaits_reset:
                 self._awaits_reset.discard(index)
-                self._videos.begin(slot)
-            elif ended and mode is AutoresetMode.SAME_STEP:
-                # What the step shows belongs to the next episode already.
-                self._record_terminal_frames(slot, index, info)
-                self._videos.finish(slot)
-                self._videos.begin(slot)
-                ended = False
+                self._begin(index)
+            else:
+                self._count_step(index, reward, info, ended)
+                if ended and mode is AutoresetMode.SAME_STEP:
+                    # What the step shows belongs to the next episode already.
+                    if self._videos.takes_frames(slot):
+                        self._record_terminal_frames(slot, index, terminal())
+                    self._finish(index, info)
+                    self._begin(index)
+                    ended = False
             self._show(index, shown)
             if ended:
-                self._videos.finish(slot)
+                self._finish(index, info)
                 if mode is AutoresetMode.NEXT_STEP:
                     self._awaits_reset.add(index)
+
+    def _begin(self, index: int) -> None:
+        slot = self._first_slot + index
+        self._videos.begin(slot)
+        if self._cfg.overlay and self._videos.is_running(slot):
+            self._captions[slot] = Caption(self._videos.episode_of(slot))
+
+    def _finish(self, index: int, info: Any) -> None:
+        success = None
+        if self._videos.needs_outcome and not self._videos.is_assigned:
+            success = success_in(info, index, self._success_key, ended=True)
+        self._videos.finish(self._first_slot + index, success=success)
+
+    def _count_step(self, index: int, reward: Any, info: Any, ended: bool) -> None:
+        caption = self._captions.get(self._first_slot + index)
+        if caption is not None:
+            success = success_in(info, index, self._success_key, ended=ended)
+            caption.add_step(row_of(reward, index) or 0.0, success)
 
     def _glance(self, observation: Any) -> Callable[[], Any]:
         """Return `_look`, put off until a slot that is being recorded asks: rendering and copying are expensive."""
@@ -177,35 +242,31 @@ class VideoRecorder:
         """Return what the environment shows now, for all slots."""
         raise NotImplementedError
 
+    def _look_terminal(self, info: Any) -> Any:
+        """Return what the environment showed, for all slots, before it reset some of them within the step."""
+
     def _show(self, index: int, shown: Callable[[], Any]) -> None:
         slot = self._first_slot + index
-        if self._videos.is_running(slot):
+        if self._videos.takes_frames(slot):
             self._record_frames(slot, index, shown())
 
     def _record_frames(self, slot: int, index: int, shown: Any) -> None:
         """Record the frames at position `index` of what `_look` returned."""
         raise NotImplementedError
 
-    def _record_terminal_frames(self, slot: int, index: int, info: Any) -> None:
-        """Record the terminal frames of a slot that the environment has reset within the step."""
+    def _record_terminal_frames(self, slot: int, index: int, terminal: Any) -> None:
+        """Record the frames at position `index` of what `_look_terminal` returned."""
+
+    def _add(self, slot: int, camera: str | None, frame: RgbFrame) -> None:
+        caption = self._captions.get(slot)
+        self._videos.add(slot, camera, frame if caption is None else draw(frame, caption.lines()))
 
     def _stem(self, slot: int, camera: str | None, episode: int) -> str:
         """Return the final file name of an episode's video, without ``.mp4``."""
         raise NotImplementedError
 
     def _new_video(self, slot: int, camera: str | None, episode: int, attempt: int) -> EpisodeVideo:
-        return self._open(self._stem(slot, camera, episode), camera, attempt)
-
-    def _open(self, stem: str, camera: str | None, attempt: int) -> EpisodeVideo:
-        return EpisodeVideo(
-            self._folder,
-            stem,
-            kind=self.kind,
-            camera=camera,
-            attempt=attempt,
-            fps=self._fps,
-            encoder=self._encoder,
-        )
+        return EpisodeVideo(self._settings, self._stem(slot, camera, episode), camera=camera, attempt=attempt)
 
 
 def video_recorders(env: Any) -> list[VideoRecorder]:

@@ -13,6 +13,9 @@ from arena_ray.video.viewport_video_recorder import ViewportVideoRecorder
 
 EnvT = TypeVar("EnvT")
 
+#: First part of the file names of viewport videos.
+VIEWPORT_PREFIX = "viewport"
+
 
 def timestamped_run_dir(base: str | Path, now: datetime | None = None) -> Path:
     """Create and return ``base/YYYY-MM-DD_HH-MM-SS``, a folder that no one else has.
@@ -34,6 +37,7 @@ def wrap_env_for_video(
     *,
     slot: int = 0,
     chunk_index: int = 0,
+    success_key: str | None = None,
 ) -> EnvT:
     """Return the environment in the recorders that `cfg` asks for: viewport inside, camera outside.
 
@@ -44,6 +48,7 @@ def wrap_env_for_video(
         num_episodes: Episodes of the rollout.
         slot: Number of a single environment in file names.
         chunk_index: Number of the chunk in file names.
+        success_key: Where success stands in `info`; ``None``: ``is_success``, then ``success``.
 
     Raises:
         ValueError: If both `num_steps` and `num_episodes` are ``None``, or the viewport is to be recorded and the
@@ -58,14 +63,10 @@ def wrap_env_for_video(
         )
     folder, wrapped = Path(cfg.video_base_dir), cast(Any, env)
     folder.mkdir(parents=True, exist_ok=True)
-    shared: dict[str, Any] = {
-        "fps": cfg.fps,
-        "save_partial_episodes": cfg.save_partial_episodes,
-        "slot": slot,
-        "encoder": cfg.encoder,
-    }
+    shared: dict[str, Any] = {"slot": slot, "cfg": cfg, "success_key": success_key}
     if cfg.record_viewport_video:
-        wrapped = ViewportVideoRecorder(wrapped, folder, chunk_index=chunk_index, max_clip_steps=num_steps, **shared)
+        clip: dict[str, Any] = {"chunk_index": chunk_index, "max_clip_steps": num_steps}
+        wrapped = ViewportVideoRecorder(wrapped, folder, name_prefix=VIEWPORT_PREFIX, **clip, **shared)
     if cfg.record_camera_video:
         wrapped = CameraObsVideoRecorder(wrapped, folder, cfg.camera_name_prefix, **shared)
     return cast(EnvT, wrapped)

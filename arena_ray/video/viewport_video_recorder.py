@@ -1,9 +1,11 @@
-"""Records what `env.render()` shows."""
+"""Records what `env.render()` shows. Stands in for Gymnasium's `RecordVideo` (1.4.0)."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,38 +15,54 @@ import numpy.typing as npt
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
 
 from arena_ray.records import VideoFile
-from arena_ray.specs import EncoderName
+from arena_ray.specs import VideoRecordingCfg
+from arena_ray.video.encoder import EncoderBackend
 from arena_ray.video.episode_video import EpisodeVideo, clip_stem, safe_name, viewport_stem
 from arena_ray.video.frames import NotRgbError, RgbStream, to_numpy
-from arena_ray.video.sub_env_recorders import ChildProcessRecorders, InProcessRecorders, SubEnvRecorders
+from arena_ray.video.selection import RecordSelection, capped_cubic_schedule
+from arena_ray.video.sub_env_recorders import ChildProcessRecorders, InProcessRecorders, NoBackend, SubEnvRecorders
 from arena_ray.video.video_recorder import VideoRecorder
 
 logger = logging.getLogger(__name__)
 
+Trigger = Callable[[int], bool]
+
 
 class ViewportVideoRecorder(VideoRecorder):
-    """Writes ``<prefix>-env<N>-episode-<E>.mp4``, or ``<prefix>-chunk<C>.mp4`` if one frame shows all slots.
+    """Records the viewport, with the arguments, triggers and attributes of Gymnasium's `RecordVideo`.
+
+    Without `cfg` it does what `RecordVideo` does: ``<prefix>-episode-<E>.mp4`` of the episodes that `episode_trigger`
+    asks for (by default episodes 0, 1, 8, 27 ... 1000, 2000 ...), ``<prefix>-step-<S>.mp4`` from the steps that
+    `step_trigger` asks for. What differs is better: files appear when the episode ends, hold every frame, cost no
+    memory and survive a crash. Slots of a vector environment write a video each: ``<prefix>-env<N>-episode-<E>.mp4``.
+
+    With `cfg` it follows a run: ``<prefix>-env<N>-episode-<E>.mp4`` of the episodes that `cfg.record` asks for, or
+    ``<prefix>-chunk<C>.mp4``, from the first reset to `end_chunk` or `close`, if one frame shows all slots.
 
     An episode of T steps has T+1 frames. The recorder of a `SyncVectorEnv` sits in each sub-environment, that of an
     `AsyncVectorEnv` in each child process (whose processes are started again; do not reset before wrapping). Any other
     batched environment is rendered from outside: under same-step autoreset its terminal frame cannot be seen, and
-    episodes have T frames. A clip of all slots runs from the first reset to `end_chunk` or `close`. Where `render()`
-    gives a list, its last frame is taken.
+    episodes have T frames. Where `render()` gives a list, its last frame is taken.
 
     Args:
         env: A `gymnasium.Env` or `VectorEnv` with a ``render_mode`` of ``rgb_array`` or ``rgb_array_list``; the
             recorder is then a wrapper of the same kind.
         video_folder: Where the files are written; created.
+        episode_trigger: Whether to record the episode of this index.
+        step_trigger: Whether to start a recording at the step of this index.
+        video_length: Steps after which a recording ends, over resets; 0: it ends with the episode.
         name_prefix: First part of the file names.
         fps: Frames per second of the files; ``None``: the environment's ``render_fps``, else 30.
-        save_partial_episodes: Keep the video of an episode that a clean `close` cuts off, under its final name.
+        disable_logger: Kept for those who pass it; there is no moviepy whose logger could be disabled.
+        gc_trigger: Kept for those who pass it; frames are not held in memory.
         slot: N of a single environment that sits in slot N; added to the index of each slot of a vector environment.
         chunk_index: C in the name of a clip.
         max_clip_steps: Steps after which a clip of all slots ends; ``None``: no limit.
-        encoder: ``auto``, ``inline`` or ``imageio-ffmpeg``.
+        cfg: Record as runs do; excludes triggers.
+        success_key: Where success stands in `info`; ``None``: ``is_success``, then ``success``.
 
     Raises:
-        ValueError: If the environment does not render to arrays.
+        ValueError: If the environment does not render to arrays, or both `cfg` and a trigger are given.
         EncoderError: If no video can be encoded here.
     """
 
@@ -63,27 +81,105 @@ class ViewportVideoRecorder(VideoRecorder):
         self,
         env: Any,
         video_folder: str | Path,
-        name_prefix: str = "viewport",
+        episode_trigger: Trigger | None = None,
+        step_trigger: Trigger | None = None,
+        video_length: int = 0,
+        name_prefix: str = "rl-video",
         fps: float | None = None,
-        save_partial_episodes: bool = False,
+        disable_logger: bool = True,
+        gc_trigger: Trigger | None = None,
         *,
         slot: int = 0,
         chunk_index: int = 0,
         max_clip_steps: int | None = None,
-        encoder: EncoderName = "auto",
+        cfg: VideoRecordingCfg | None = None,
+        success_key: str | None = None,
     ) -> None:
         _check_render_mode(env)
-        super().__init__(env, video_folder, fps, save_partial_episodes, slot, encoder)
-        self._prefix = safe_name(name_prefix)
+        self._follows_run = cfg is not None
+        if self._follows_run and (episode_trigger is not None or step_trigger is not None):
+            raise ValueError("both cfg and a trigger are given; cfg.record says which episodes are recorded")
+        if not self._follows_run and episode_trigger is None and step_trigger is None:
+            episode_trigger = capped_cubic_schedule
+        self.episode_trigger, self.step_trigger = episode_trigger, step_trigger
+        self.video_length = video_length or math.inf
+        self.disable_logger, self.gc_trigger = disable_logger, gc_trigger
+        self.name_prefix = safe_name(name_prefix)
+        self.step_id = self.episode_id = -1
+        self.render_history: list[Any] = []
+        cfg = cfg or VideoRecordingCfg(save_partial_episodes=True)
+        super().__init__(
+            env,
+            video_folder,
+            dataclasses.replace(cfg, fps=fps or cfg.fps),
+            slot,
+            success_key,
+            None if self._follows_run else RecordSelection(trigger=self._wants_whole_episode),
+            keep_cut_off=not self._follows_run,
+        )
+        self._names_slots = self._follows_run or isinstance(env, VectorEnv)
         self._chunk_index = chunk_index
         self._max_clip_steps = max_clip_steps
         self._attempt = 1
         self._stream = RgbStream()
-        self._frame_per_slot: bool | None = None  # not known before the first frame
-        self._clip: EpisodeVideo | None = None
-        self._clips: list[VideoFile] = []
-        self._clip_is_over = False
+        self._frame_per_slot: bool | None = None if self._num_slots > 1 else True  # the first frame tells
+        self._shown: Callable[[], list[npt.NDArray[Any]]] = list
+        self._clip_name: str | None = None
+        self._clips: dict[int, EpisodeVideo] = {}
+        self._finished_clips: list[VideoFile] = []
         self._given_up = False
+
+    def _wants_whole_episode(self, episode: int) -> bool:
+        """Whether an episode becomes a file that ends with it; other recordings are clips."""
+        whole = self.episode_trigger is not None and math.isinf(self.video_length) and bool(self._frame_per_slot)
+        return whole and self.episode_trigger is not None and bool(self.episode_trigger(episode))
+
+    @property
+    def recording(self) -> bool:
+        """Whether anything is being recorded."""
+        return self._clip_name is not None or bool(self._videos.running_slots())
+
+    @property
+    def recorded_frames(self) -> range:
+        """Something as long as the recording is; the frames themselves are in the file."""
+        clips = [clip.frames for clip in self._clips.values()]
+        return range(max([*clips, self._videos.most_frames()], default=0))
+
+    @property
+    def frames_per_sec(self) -> float:
+        """Frames per second of the files."""
+        return self._settings.fps
+
+    @property
+    def video_folder(self) -> str:
+        """Where the files are written."""
+        return str(self._folder)
+
+    def start_recording(self, video_name: str) -> None:
+        """Start a recording ``<video_name>.mp4``; one that goes on is completed first."""
+        if self.recording:
+            self.stop_recording()
+        self._clip_name = safe_name(video_name)
+
+    def stop_recording(self) -> None:
+        """Complete what is being recorded.
+
+        Raises:
+            RuntimeError: If nothing is.
+        """
+        if not self.recording:
+            raise RuntimeError("stop_recording was called, but no recording was started; call start_recording first")
+        for slot in self._videos.running_slots():
+            self._videos.finish(slot, cut_off=True)
+        self._end_clips()
+
+    def render(self) -> Any:
+        """Return what the environment renders; of a list, also the frames that recording took out of it."""
+        rendered = self.env.render()
+        if not isinstance(rendered, list) or not self.render_history:
+            return rendered
+        history, self.render_history = self.render_history, []
+        return history + rendered
 
     def assign_episodes(self, episodes: Mapping[int, int], attempt: int = 1) -> None:
         """Say which episode starts next in a slot; from then on only assigned episodes are recorded."""
@@ -92,53 +188,84 @@ class ViewportVideoRecorder(VideoRecorder):
 
     def begin_chunk(self, chunk_index: int) -> None:
         """Say which chunk begins; a clip of all slots is then called after it."""
-        self._end_clip()
-        self._chunk_index, self._clip_is_over = chunk_index, False
+        self._end_clips()
+        self._chunk_index = chunk_index
+        self._clip_name = clip_stem(self.name_prefix, chunk_index) if self._frame_per_slot is False else None
 
     def end_chunk(self) -> tuple[VideoFile, ...]:
         """Complete and return the chunk's clip of all slots, if there is one."""
-        self._end_clip()
-        clips, self._clips = tuple(self._clips), []
+        self._end_clips()
+        clips, self._finished_clips = tuple(self._finished_clips), []
         return clips
 
     def end_recording(self) -> None:
         """End the running videos as `close` does; a clip of all slots is complete, and reported for the first slot."""
         super().end_recording()
-        for clip in self.end_chunk():
-            self._videos.report(self._first_slot, clip)
+        self._videos.report(self._first_slot, self.end_chunk())
 
     def keep_running_videos(self) -> None:
         """Close the running videos, leave them under their partial names, and report them as partial."""
         super().keep_running_videos()
-        self._end_clip(broken=True)
+        self._end_clips(broken=True)
+
+    def _record_reset(self, chosen: frozenset[int] | None, observation: Any) -> None:
+        if self._clip_name is not None and not self._follows_run and math.isinf(self.video_length):
+            self._end_clips()
+        super()._record_reset(chosen, observation)
+        self._feed_clips()
+
+    def _record_step(self, observation: Any, reward: Any, terminated: Any, truncated: Any, info: Any) -> None:
+        self.step_id += 1
+        if self.step_trigger is not None and self.step_trigger(self.step_id):
+            self.start_recording(f"{self.name_prefix}-step-{self.step_id}")
+        super()._record_step(observation, reward, terminated, truncated, info)
+        self._feed_clips()
+
+    def _begin(self, index: int) -> None:
+        super()._begin(index)
+        if index > 0:
+            return
+        self.episode_id += 1
+        clips_episodes = self.episode_trigger is not None and not (
+            self._frame_per_slot and math.isinf(self.video_length)
+        )
+        if clips_episodes and self.episode_trigger is not None and self.episode_trigger(self.episode_id):
+            self.start_recording(f"{self.name_prefix}-episode-{self.episode_id}")
 
     def _glance(self, observation: Any) -> Callable[[], Any]:
-        shown = super()._glance(observation)
-        if not self._frame_per_slot:
-            shown()  # a clip of all slots goes on whether or not an episode is being recorded
-        return shown
+        self._shown = super()._glance(observation)
+        if self._frame_per_slot is None:
+            self._learn_shape()
+        return self._shown
+
+    def _learn_shape(self) -> None:
+        """Look at the first frame: if it shows all slots, what is recorded is a clip of them."""
+        frames = self._shown()
+        self._frame_per_slot = len(frames) != 1
+        if not self._frame_per_slot and self._follows_run:
+            self._clip_name = clip_stem(self.name_prefix, self._chunk_index)
 
     def _look(self, observation: Any) -> list[npt.NDArray[Any]]:
-        """Return a frame per slot; a frame for all slots goes into the clip."""
-        if self._given_up or (self._frame_per_slot is False and self._clip_is_over):
+        """Return a frame per slot, or a frame that shows all."""
+        if self._given_up:
             return []
         try:
-            frames = _frames_by_slot(self.env.render(), self._num_slots)
+            rendered = self.env.render()
+            if isinstance(rendered, list) and self._num_slots == 1:
+                self.render_history += rendered
+            frames = _frames_by_slot(rendered, self._num_slots)
         except Exception as error:
             self._give_up(error)
             return []
-        self._frame_per_slot = len(frames) > 1 or self._num_slots == 1
-        if self._frame_per_slot:
+        if len(frames) > 1:
             self._num_slots = max(self._num_slots, len(frames))
-            return frames
-        self._add_to_clip(frames[0])
-        return []
+        return frames
 
     def _record_frames(self, slot: int, index: int, shown: list[npt.NDArray[Any]]) -> None:
-        if index >= len(shown) or self._given_up:
+        if index >= len(shown) or self._given_up or not self._frame_per_slot:
             return
         try:
-            self._videos.add(slot, None, self._stream.convert(shown[index]))
+            self._add(slot, None, self._stream.convert(shown[index]))
         except NotRgbError as error:
             self._give_up(error)
 
@@ -147,26 +274,32 @@ class ViewportVideoRecorder(VideoRecorder):
         logger.warning("the viewport is not recorded any more: %s: %s", type(error).__name__, error)
         for slot in self._videos.running_slots():
             self._videos.fail(slot, None, error)
-        self._end_clip()
+        self._end_clips()
 
-    def _add_to_clip(self, frame: npt.NDArray[Any]) -> None:
-        if self._clip is None:
-            self._clip = self._open(clip_stem(self._prefix, self._chunk_index), None, self._attempt)
-        try:
-            self._clip.add(self._stream.convert(frame))
-        except NotRgbError as error:
-            self._give_up(error)
-        if self._clip is not None and self._max_clip_steps is not None and self._clip.frames > self._max_clip_steps:
-            self._end_clip()
+    def _feed_clips(self) -> None:
+        """Add what is shown to the clips: one for all slots, or one per slot."""
+        if self._clip_name is None:
+            return
+        for index, frame in enumerate(self._shown()):
+            if index not in self._clips:
+                slot = f"-env{self._first_slot + index}" if self._frame_per_slot and self._num_slots > 1 else ""
+                self._clips[index] = EpisodeVideo(self._settings, f"{self._clip_name}{slot}", attempt=self._attempt)
+            try:
+                self._clips[index].add(self._stream.convert(frame))
+            except NotRgbError as error:
+                self._give_up(error)
+                return
+        limit = self._max_clip_steps if self._follows_run else self.video_length
+        if limit is not None and any(clip.frames > limit for clip in self._clips.values()):
+            self._end_clips()
 
-    def _end_clip(self, *, broken: bool = False) -> None:
-        clip, self._clip, self._clip_is_over = self._clip, None, True
-        report = None if clip is None else clip.keep() if broken else clip.finish()
-        if report is not None:
-            self._clips.append(report)
+    def _end_clips(self, *, broken: bool = False) -> None:
+        clips, self._clips, self._clip_name = self._clips, {}, None
+        for clip in clips.values():
+            self._finished_clips += clip.keep() if broken else clip.finish()
 
     def _stem(self, slot: int, camera: str | None, episode: int) -> str:
-        return viewport_stem(self._prefix, slot, episode)
+        return viewport_stem(self.name_prefix, slot if self._names_slots else None, episode)
 
 
 class _EnvViewportRecorder(ViewportVideoRecorder, gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -184,29 +317,55 @@ class _SubEnvViewportRecorder(ViewportVideoRecorder, VectorWrapper[Any, Any, Any
         self,
         env: Any,
         video_folder: str | Path,
-        name_prefix: str = "viewport",
+        episode_trigger: Trigger | None = None,
+        step_trigger: Trigger | None = None,
+        video_length: int = 0,
+        name_prefix: str = "rl-video",
         fps: float | None = None,
-        save_partial_episodes: bool = False,
-        *,
+        *ignored: Any,
         slot: int = 0,
-        encoder: EncoderName = "auto",
-        **clip: Any,
+        cfg: VideoRecordingCfg | None = None,
+        success_key: str | None = None,
+        **more: Any,
     ) -> None:
-        super().__init__(env, video_folder, name_prefix, fps, save_partial_episodes, slot=slot, encoder=encoder, **clip)
+        triggered = (episode_trigger, step_trigger, video_length, name_prefix, fps, *ignored)
+        super().__init__(env, video_folder, *triggered, slot=slot, cfg=cfg, success_key=success_key, **more)
         wrap = functools.partial(
-            _wrap_sub_env, slot, (str(self._folder), name_prefix, fps, save_partial_episodes), {"encoder": encoder}
+            _wrap_sub_env, slot, (str(self._folder), *triggered), {"cfg": cfg, "success_key": success_key}
         )
         base = env.unwrapped
         kind = InProcessRecorders if isinstance(base, SyncVectorEnv) else ChildProcessRecorders
         self._inside: SubEnvRecorders = kind(base, wrap)
 
-    def assign_episodes(self, episodes: Mapping[int, int], attempt: int = 1) -> None:
-        for index in range(self._num_slots):
-            self._inside.call(index, "assign_episodes", dict(episodes), attempt)
+    def _open_backend(self) -> EncoderBackend:
+        return NoBackend()
 
-    def take_videos(self, slot: int) -> tuple[VideoFile, ...]:
+    @property
+    def recording(self) -> bool:
+        """Whether any sub-environment is being recorded."""
+        return any(self._call_all("is_recording"))
+
+    def is_recording(self) -> bool:
+        return self.recording
+
+    def start_recording(self, video_name: str) -> None:
+        """Start a recording ``<video_name>-env<N>.mp4`` in each sub-environment."""
+        for index in range(self._num_slots):
+            self._inside.call(index, "start_recording", f"{video_name}-env{self._first_slot + index}")
+
+    def stop_recording(self) -> None:
+        """Complete what is being recorded."""
+        self._call_all("stop_recording")
+
+    def _call_all(self, name: str, *arguments: Any) -> list[Any]:
+        return [self._inside.call(index, name, *arguments) for index in range(self._num_slots)]
+
+    def assign_episodes(self, episodes: Mapping[int, int], attempt: int = 1) -> None:
+        self._call_all("assign_episodes", dict(episodes), attempt)
+
+    def take_videos(self, slot: int, success: bool | None = None) -> tuple[VideoFile, ...]:
         if not self._closed:
-            self._fetch(slot - self._first_slot)
+            self._fetch(slot - self._first_slot, success)
         return super().take_videos(slot)
 
     def discard_episode(self, slot: int) -> None:
@@ -227,13 +386,12 @@ class _SubEnvViewportRecorder(ViewportVideoRecorder, VectorWrapper[Any, Any, Any
 
     def _keep_running(self, error: BaseException) -> None:
         for index, video in self._inside.left_behind(error):
-            self._videos.report(self._first_slot + index, video)
+            self._videos.report(self._first_slot + index, (video,))
         self.keep_running_videos()
 
-    def _fetch(self, index: int) -> None:
+    def _fetch(self, index: int, success: bool | None = None) -> None:
         slot = self._first_slot + index
-        for video in self._inside.call(index, "take_videos", slot) or ():
-            self._videos.report(slot, video)
+        self._videos.report(slot, tuple(self._inside.call(index, "take_videos", slot, success) or ()))
 
     def _record_reset(self, chosen: frozenset[int] | None, observation: Any) -> None:
         pass
@@ -243,6 +401,11 @@ class _SubEnvViewportRecorder(ViewportVideoRecorder, VectorWrapper[Any, Any, Any
 
 
 def _wrap_sub_env(first_slot: int, arguments: tuple[Any, ...], keywords: dict[str, Any], env: Any, index: int) -> Any:
+    """Return a sub-environment in its recorder, whose names tell its slot."""
+    folder, episode_trigger, step_trigger, video_length, prefix, *rest = arguments
+    if keywords["cfg"] is None:
+        prefix = f"{prefix}-env{first_slot + index}"
+    arguments = (folder, episode_trigger, step_trigger, video_length, prefix, *rest)
     return ViewportVideoRecorder(env, *arguments, slot=first_slot + index, **keywords)
 
 

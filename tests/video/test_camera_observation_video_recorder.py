@@ -13,6 +13,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from arena_ray.specs import EncoderName, VideoRecordingCfg
 from arena_ray.video import CameraObsVideoRecorder
 from tests.video.envs import (
     LEVEL,
@@ -281,9 +282,13 @@ def test_odd_sizes_are_recorded(tmp_path: Path, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(
     "shape",
-    [pytest.param((32, 32), id="gray"), pytest.param((32, 32, 1), id="depth"), pytest.param((3, 32, 32), id="chw")],
+    [
+        pytest.param((32, 32), id="depth"),
+        pytest.param((32, 32, 1), id="depth-1"),
+        pytest.param((1, 32, 32), id="1-depth"),
+    ],
 )
-def test_a_camera_that_is_not_rgb_is_skipped_with_one_line(
+def test_a_depth_camera_is_skipped_with_one_line(
     tmp_path: Path, shape: tuple[int, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     env = CameraObsVideoRecorder(FrameEnv([np.zeros(shape, np.float32)] * 3, camera="depth"), tmp_path)
@@ -291,8 +296,41 @@ def test_a_camera_that_is_not_rgb_is_skipped_with_one_line(
     run_episode(env)
     assert names(tmp_path) == []
     assert [record.getMessage() for record in caplog.records] == [
-        f"camera 'depth' is not recorded: float32{list(shape)} is not RGB, which is [H, W, 3]"
+        f"camera 'depth' is not recorded: float32{list(shape)} has one channel and looks like a depth, not like RGB"
     ]
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        pytest.param(lambda frame: frame.transpose(2, 0, 1), id="channels-first"),
+        pytest.param(lambda frame: frame[:, :, 0], id="gray"),
+        pytest.param(lambda frame: np.dstack([frame, frame[:, :, :1]]), id="rgba"),
+        pytest.param(lambda frame: frame / np.float32(255), id="float"),
+        pytest.param(lambda frame: frame.astype(np.uint16) * 257, id="uint16"),
+        pytest.param(torch.as_tensor, id="torch"),
+        pytest.param(lambda frame: frame[::-1], id="flipped"),
+    ],
+)
+@pytest.mark.parametrize("encoder", ["inline", "process"])
+def test_every_kind_of_picture_is_recorded(tmp_path: Path, turn: Any, encoder: EncoderName) -> None:
+    env = FrameEnv([turn(gray(step)) for step in range(3)])
+    run_episode(CameraObsVideoRecorder(env, tmp_path, cfg=VideoRecordingCfg(encoder=encoder)))
+    assert steps_shown(tmp_path / front(0, 0)) == [0, 1, 2]
+
+
+def test_a_camera_that_gives_nothing_is_skipped_with_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    env = CameraObsVideoRecorder(FrameEnv([None] * 3), tmp_path)
+    run_episode(env)
+    assert [record.getMessage() for record in caplog.records] == ["camera 'front' is not recorded: it gives nothing"]
+    assert names(tmp_path) == []
+
+
+def test_a_subset_of_the_cameras(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = VideoRecordingCfg(cameras=("front", "wrist-cam"))
+    run_episode(CameraObsVideoRecorder(StepEnv(length=2), tmp_path, cfg=cfg))
+    assert names(tmp_path) == [front(0, 0)]
+    assert "no camera is called 'wrist-cam', so it is not recorded; there are: 'front'" in caplog.text
 
 
 def test_a_batched_depth_camera_is_skipped_and_the_others_are_recorded(
@@ -387,7 +425,7 @@ def test_the_bound_of_the_space_decides_how_floats_are_scaled(tmp_path: Path) ->
 
 
 def test_ffmpeg_can_be_chosen(tmp_path: Path) -> None:
-    run_episode(CameraObsVideoRecorder(StepEnv(length=3), tmp_path, encoder="imageio-ffmpeg"))
+    run_episode(CameraObsVideoRecorder(StepEnv(length=3), tmp_path, cfg=VideoRecordingCfg(encoder="imageio-ffmpeg")))
     assert steps_shown(tmp_path / front(0, 0)) == [0, 1, 2, 3]
 
 

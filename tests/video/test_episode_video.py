@@ -15,9 +15,20 @@ import pytest
 
 import arena_ray.video.encoder
 from arena_ray.records import VideoFile
-from arena_ray.video.encoder import EncoderError, PyAvEncoder, RgbFrame
-from arena_ray.video.episode_video import EpisodeVideo, camera_stem, clip_stem, distinct_name, safe_name, viewport_stem
+from arena_ray.video.encoder import EncoderError, PlainBackend, RgbFrame, VideoFormat
+from arena_ray.video.episode_video import (
+    EpisodeVideo,
+    VideoSettings,
+    camera_stem,
+    clip_stem,
+    distinct_name,
+    safe_name,
+    viewport_stem,
+)
+from arena_ray.video.pyav_encoder import PyAvEncoder
 from tests.video.envs import decode, gray, names, steps_shown
+
+SEGMENTS = ("-segment-1", "-segment-2", "")
 
 
 class BreakingEncoder(PyAvEncoder):
@@ -33,8 +44,9 @@ class BreakingEncoder(PyAvEncoder):
 
 
 def new_video(folder: Path, stem: str = "cam-env0-front-episode-4", attempt: int = 2, **changes: Any) -> EpisodeVideo:
-    settings: dict[str, Any] = {"kind": "camera", "camera": "front", "fps": 20.0, "encoder": PyAvEncoder, **changes}
-    return EpisodeVideo(folder, stem, attempt=attempt, **settings)
+    backend = PlainBackend(changes.pop("encoder", PyAvEncoder))
+    settings = VideoSettings(folder=folder, kind="camera", fps=20.0, backend=backend, **changes)
+    return EpisodeVideo(settings, stem, camera="front", attempt=attempt)
 
 
 def fill(video: EpisodeVideo, num_frames: int = 5) -> None:
@@ -55,7 +67,7 @@ def test_the_report_tells_what_is_in_the_file(tmp_path: Path) -> None:
     video = new_video(tmp_path)
     fill(video)
     path = tmp_path / "cam-env0-front-episode-4.mp4"
-    report = video.finish()
+    (report,) = video.finish()
     assert report == VideoFile(
         kind="camera", camera="front", path=str(path), frames=5, fps=20.0, bytes=path.stat().st_size, partial=False
     )
@@ -65,8 +77,7 @@ def test_the_report_tells_what_is_in_the_file(tmp_path: Path) -> None:
 def test_kept_files_stay_partial_and_are_whole(tmp_path: Path) -> None:
     video = new_video(tmp_path)
     fill(video)
-    report = video.keep()
-    assert report is not None
+    (report,) = video.keep()
     assert (report.partial, Path(report.path).name) == (True, "cam-env0-front-episode-4.2.partial.mp4")
     assert steps_shown(report.path) == [0, 1, 2, 3, 4]
 
@@ -80,7 +91,7 @@ def test_discarding_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", ["finish", "keep", "discard"], ids=str)
 def test_a_video_without_frames_leaves_no_file_and_no_report(tmp_path: Path, end: str) -> None:
-    assert getattr(new_video(tmp_path), end)() is None
+    assert not getattr(new_video(tmp_path), end)()
     assert names(tmp_path) == []
 
 
@@ -99,8 +110,7 @@ def test_a_video_that_was_cut_off_removes_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "cam-env0-front-episode-4.1.partial.mp4").write_bytes(b"x")
     video = new_video(tmp_path)
     fill(video)
-    report = video.finish(cut_off=True)
-    assert report is not None
+    (report,) = video.finish(cut_off=True)
     assert (report.partial, Path(report.path).name) == (True, "cam-env0-front-episode-4.mp4")
     assert len(names(tmp_path)) == 2
 
@@ -118,21 +128,22 @@ def test_an_encoder_failure_is_told_once_and_keeps_what_was_written(
 ) -> None:
     video = new_video(tmp_path, encoder=BreakingEncoder)
     fill(video, 8)
-    report = video.finish()
+    (report,) = video.finish()
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "No space left on device" in caplog.text
-    assert report is not None
+    assert report.error == "OSError: [Errno 28] No space left on device"
     assert (report.partial, report.frames, names(tmp_path)) == (True, 3, ["cam-env0-front-episode-4.2.partial.mp4"])
     assert steps_shown(report.path) == [0, 1, 2]
 
 
 def test_an_encoder_that_cannot_even_open_leaves_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def refuse(path: Path, width: int, height: int, fps: float) -> PyAvEncoder:
+    def refuse(path: Path, video_format: VideoFormat) -> PyAvEncoder:
         raise EncoderError("no codec")
 
     video = new_video(tmp_path, encoder=refuse)
     fill(video)
-    assert video.finish() is None
+    (report,) = video.finish()
+    assert (report.frames, report.bytes, report.partial, report.error) == (0, 0, True, "EncoderError: no codec")
     assert caplog.text.count("no codec") == 1
     assert names(tmp_path) == []
 
@@ -140,18 +151,51 @@ def test_an_encoder_that_cannot_even_open_leaves_nothing(tmp_path: Path, caplog:
 def test_a_folder_that_disappears_costs_the_video_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     video = new_video(tmp_path / "gone")
     fill(video)
-    assert video.finish() is None
+    (report,) = video.finish()
+    assert (report.bytes, report.partial) == (0, True)
     assert "No such file or directory" in caplog.text
 
 
-def test_a_frame_of_another_size_ends_the_video(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_frame_of_another_size_starts_a_new_segment(tmp_path: Path) -> None:
     video = new_video(tmp_path)
     fill(video)
-    video.add(gray(0, 64, 64))
-    report = video.finish()
-    assert report is not None
-    assert (report.frames, report.partial) == (5, True)
-    assert "frame size changed from (32, 32) to (64, 64)" in caplog.text
+    for step in range(3):
+        video.add(gray(step, 64, 64))
+    fill(video, 2)
+    assert names(tmp_path) == [f"cam-env0-front-episode-4{part}.2.partial.mp4" for part in SEGMENTS]
+    reports = video.finish()
+    assert names(tmp_path) == [f"cam-env0-front-episode-4{part}.mp4" for part in SEGMENTS]
+    assert [(report.segment, report.frames, report.partial) for report in reports] == [
+        (0, 5, False),
+        (1, 3, False),
+        (2, 2, False),
+    ]
+    assert [steps_shown(report.path) for report in reports] == [[0, 1, 2, 3, 4], [0, 1, 2], [0, 1]]
+
+
+def test_segments_of_earlier_attempts_are_removed_too(tmp_path: Path) -> None:
+    for part in ("", "-segment-1", "-segment-12", "-failure", "-segment-1-success"):
+        (tmp_path / f"cam-env3-front-episode-4{part}.1.partial.mp4").write_bytes(b"x")
+    video = new_video(tmp_path)
+    fill(video)
+    video.finish(ending="-success")
+    assert names(tmp_path) == ["cam-env0-front-episode-4-success.mp4"]
+
+
+def test_a_video_ends_at_its_greatest_length(tmp_path: Path) -> None:
+    video = new_video(tmp_path, max_frames=4)
+    fill(video, 4)
+    assert not video.takes_frames()
+    fill(video, 4)
+    (report,) = video.finish()
+    assert (report.frames, report.partial, steps_shown(report.path)) == (4, True, [0, 1, 2, 3])
+
+
+def test_a_video_of_exactly_the_greatest_length_is_whole(tmp_path: Path) -> None:
+    video = new_video(tmp_path, max_frames=5)
+    fill(video, 5)
+    (report,) = video.finish()
+    assert (report.frames, report.partial) == (5, False)
 
 
 def test_odd_sizes_are_padded_by_one_pixel(tmp_path: Path) -> None:
@@ -159,8 +203,7 @@ def test_odd_sizes_are_padded_by_one_pixel(tmp_path: Path) -> None:
     frame = gray(1, 31, 33)
     frame[-1] = 200
     video.add(frame)
-    report = video.finish()
-    assert report is not None
+    (report,) = video.finish()
     shown = decode(report.path)[0]
     assert shown.shape == (32, 34, 3)
     assert abs(int(shown[31].mean()) - 200) < 8
@@ -188,10 +231,11 @@ def test_a_disk_that_takes_no_more_costs_the_video_only(
     video, noise = new_video(tmp_path), np.random.default_rng(0)
     for _ in range(30):
         video.add(noise.integers(0, 255, (64, 64, 3)).astype(np.uint8))
-    report = video.finish()
-    assert report is not None
+    (report,) = video.finish()
     assert (report.partial, report.bytes) == (True, file_size_limit)
-    assert playable_frames(report.path) >= report.frames - 1
+    assert report.error is not None
+    assert report.frames > 0
+    assert report.frames - 1 <= playable_frames(report.path) <= report.frames
     assert caplog.text.count("The rollout goes on") == 1
 
 

@@ -31,20 +31,27 @@ def test_uint8_is_passed_on_without_a_copy() -> None:
         pytest.param(filled(np.nan, np.float32), 0, id="nan"),
         pytest.param(filled(9, np.uint8, (4, 6, 4)), 9, id="rgba"),
         pytest.param(filled(0.5, np.float16), 128, id="half"),
+        pytest.param(filled(9, np.uint8, (3, 5, 6)), 9, id="channels-first"),
+        pytest.param(filled(9, np.uint8, (4, 5, 6)), 9, id="rgba-channels-first"),
+        pytest.param(filled(9, np.uint8, (4, 6)), 9, id="gray"),
+        pytest.param(filled(9, np.uint8, (4, 6, 1)), 9, id="gray-with-channel"),
+        pytest.param(filled(9, np.uint8, (1, 4, 6)), 9, id="gray-channel-first"),
+        pytest.param(filled(True, np.bool_, (4, 6)), 255, id="mask"),
+        pytest.param(filled(200, np.uint16), 200, id="uint16-to-255"),
+        pytest.param(filled(0x8080, np.uint16), 128, id="uint16-to-65535"),
     ],
 )
 def test_every_kind_of_image_becomes_uint8_rgb(frame: Any, expected: int) -> None:
     rgb = RgbStream().convert(frame)
-    assert (rgb.shape, str(rgb.dtype), rgb.flags.c_contiguous) == ((4, 6, 3), "uint8", True)
+    assert (rgb.ndim, rgb.shape[1:], str(rgb.dtype)) == (3, (6, 3), "uint8")
     assert set(rgb.ravel().tolist()) == {expected}
 
 
 @pytest.mark.parametrize(
     "shape",
     [
-        pytest.param((4, 6), id="gray"),
-        pytest.param((4, 6, 1), id="gray-with-channel"),
-        pytest.param((3, 64, 64), id="channels-first"),
+        pytest.param((4,), id="line"),
+        pytest.param((1, 4, 6, 3), id="batch"),
         pytest.param((4, 6, 2), id="two-channels"),
         pytest.param((0, 6, 3), id="empty"),
     ],
@@ -84,11 +91,37 @@ def test_the_bound_of_the_space_decides_the_scale(high: float | None, expected: 
     assert RgbStream(high).convert(filled(1.0, np.float32)).max() == expected
 
 
-def test_a_flipped_view_becomes_contiguous() -> None:
-    frame = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
-    flipped = RgbStream().convert(frame[::-1])
-    assert flipped.flags.c_contiguous
-    np.testing.assert_array_equal(flipped, frame[::-1])
+def test_channels_first_are_turned() -> None:
+    frame = np.arange(90, dtype=np.uint8).reshape(5, 6, 3)
+    np.testing.assert_array_equal(RgbStream().convert(frame.transpose(2, 0, 1)), frame)
+
+
+def test_a_size_with_three_pixels_is_no_channel() -> None:
+    assert RgbStream().convert(np.zeros((3, 64, 3), np.uint8)).shape == (3, 64, 3)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(filled(1.5, np.float32, (4, 6)), id="metres"),
+        pytest.param(filled(1500, np.uint16, (4, 6, 1)), id="millimetres"),
+        pytest.param(filled(7, np.int32, (1, 4, 6)), id="labels"),
+    ],
+)
+def test_one_channel_of_numbers_is_taken_for_a_depth(frame: Any) -> None:
+    with pytest.raises(NotRgbError, match="looks like a depth"):
+        RgbStream().convert(frame)
+
+
+def test_one_channel_of_floats_bounded_like_a_picture_is_gray() -> None:
+    assert RgbStream(1.0).convert(filled(0.5, np.float32, (4, 6))).max() == 128
+
+
+def test_the_layout_is_decided_once() -> None:
+    stream = RgbStream()
+    stream.convert(filled(1, np.uint8))
+    with pytest.raises(NotRgbError, match=r"uint8\[4, 6\] is not RGB.*after frames in the layout HWC"):
+        stream.convert(filled(1, np.uint8, (4, 6)))
 
 
 @pytest.mark.parametrize(

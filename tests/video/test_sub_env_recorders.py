@@ -14,8 +14,8 @@ import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 import arena_ray.video
-from arena_ray.video import ViewportVideoRecorder
 from tests.video.envs import StepEnv, names, steps_shown, vector_env
+from tests.video.test_video_recorder import viewport_recorder
 
 # From Python 3.12 on, forking a process that has threads (torch's) warns; AsyncVectorEnv does that.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -32,7 +32,7 @@ def failing_env(kind: str) -> Any:
 
 @KINDS
 def test_assignments_reach_the_sub_environments(tmp_path: Path, kind: str) -> None:
-    env = ViewportVideoRecorder(vector_env(kind, AutoresetMode.DISABLED, (2, 2)), tmp_path)
+    env = viewport_recorder(vector_env(kind, AutoresetMode.DISABLED, (2, 2)), tmp_path)
     env.assign_episodes({0: 30, 1: 31}, attempt=4)
     env.reset(seed=0)
     assert names(tmp_path) == [f"viewport-env{slot}-episode-{30 + slot}.4.partial.mp4" for slot in (0, 1)]
@@ -46,7 +46,7 @@ def test_assignments_reach_the_sub_environments(tmp_path: Path, kind: str) -> No
 
 @KINDS
 def test_a_discarded_episode_is_removed(tmp_path: Path, kind: str) -> None:
-    env = ViewportVideoRecorder(vector_env(kind, AutoresetMode.DISABLED, (9, 9)), tmp_path)
+    env = viewport_recorder(vector_env(kind, AutoresetMode.DISABLED, (9, 9)), tmp_path)
     env.reset(seed=0)
     env.discard_episode(0)
     assert names(tmp_path) == ["viewport-env1-episode-0.1.partial.mp4"]
@@ -56,7 +56,7 @@ def test_a_discarded_episode_is_removed(tmp_path: Path, kind: str) -> None:
 
 @KINDS
 def test_an_aborted_episode_is_kept(tmp_path: Path, kind: str) -> None:
-    env = ViewportVideoRecorder(vector_env(kind, AutoresetMode.DISABLED, (9, 9)), tmp_path)
+    env = viewport_recorder(vector_env(kind, AutoresetMode.DISABLED, (9, 9)), tmp_path)
     env.reset(seed=0)
     env.abort_episode(0)
     assert [video.partial for video in env.take_videos(0)] == [True]
@@ -68,7 +68,7 @@ def test_an_aborted_episode_is_kept(tmp_path: Path, kind: str) -> None:
 @KINDS
 def test_unfinished_episodes_are_saved_on_request(tmp_path: Path, kind: str) -> None:
     inner = vector_env(kind, AutoresetMode.DISABLED, (9, 9))
-    env = ViewportVideoRecorder(inner, tmp_path, save_partial_episodes=True)
+    env = viewport_recorder(inner, tmp_path, save_partial_episodes=True)
     env.reset(seed=0)
     env.step(ACTIONS)
     env.close()
@@ -80,7 +80,7 @@ def test_unfinished_episodes_are_saved_on_request(tmp_path: Path, kind: str) -> 
 @KINDS
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Gymnasium logs the child's traceback as a warning
 def test_an_exception_in_one_slot_keeps_and_reports_the_videos_of_all(tmp_path: Path, kind: str) -> None:
-    env = ViewportVideoRecorder(failing_env(kind), tmp_path)
+    env = viewport_recorder(failing_env(kind), tmp_path)
     env.reset(seed=0)
     env.step(ACTIONS)
     env.step(ACTIONS)
@@ -98,7 +98,7 @@ def test_the_async_vector_environment_stays_the_same_object_with_its_settings(tm
     inner = vector_env("async", AutoresetMode.SAME_STEP, (2, 2))
     old = [process.pid for process in inner.processes]
     wrapped = gymnasium.wrappers.vector.RecordEpisodeStatistics(inner)
-    env = ViewportVideoRecorder(wrapped, tmp_path)
+    env = viewport_recorder(wrapped, tmp_path)
     assert cast(Any, env).unwrapped is inner
     assert (inner.autoreset_mode, inner.shared_memory, inner.closed) == (AutoresetMode.SAME_STEP, True, False)
     assert not set(old) & {process.pid for process in inner.processes}
@@ -111,7 +111,7 @@ def test_the_async_vector_environment_stays_the_same_object_with_its_settings(tm
 
 def test_a_child_that_was_killed_does_not_break_the_recorder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     inner = vector_env("async", AutoresetMode.DISABLED, (9, 9))
-    env = ViewportVideoRecorder(inner, tmp_path)
+    env = viewport_recorder(inner, tmp_path)
     env.reset(seed=0)
     for _ in range(5):
         env.step(ACTIONS)
@@ -131,10 +131,10 @@ def test_children_keep_their_videos_when_the_parent_is_killed(tmp_path: Path) ->
     code = f"""
 import os, signal
 import numpy as np
-from arena_ray.video import ViewportVideoRecorder
 from gymnasium.vector import AutoresetMode
 from tests.video.envs import vector_env
-env = ViewportVideoRecorder(vector_env("async", AutoresetMode.DISABLED, (99, 99)), {str(tmp_path)!r})
+from tests.video.test_video_recorder import viewport_recorder
+env = viewport_recorder(vector_env("async", AutoresetMode.DISABLED, (99, 99)), {str(tmp_path)!r})
 env.reset(seed=0)
 for _ in range(10):
     env.step(np.zeros(2, np.int64))

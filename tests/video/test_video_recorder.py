@@ -9,29 +9,46 @@ import gymnasium
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from arena_ray.video import CameraObsVideoRecorder, VideoRecorder, ViewportVideoRecorder, video_recorders
-from arena_ray.video.encoder import PyAvEncoder, RgbFrame
+from arena_ray.specs import EncoderName, VideoRecordingCfg
+from arena_ray.video import CameraObsVideoRecorder, VideoRecorder, ViewportVideoRecorder, pyav_encoder, video_recorders
 from tests.video.envs import BatchEnv, StepEnv, names, run_episode, steps_shown
 
-RECORDERS = [pytest.param(CameraObsVideoRecorder, id="camera"), pytest.param(ViewportVideoRecorder, id="viewport")]
 Recorder = Callable[..., VideoRecorder]
 
 
-class BrokenEncoder(PyAvEncoder):
-    def write(self, frame: RgbFrame) -> None:
-        raise OSError(28, "No space left on device")
+def camera_recorder(
+    env: Any, folder: Path, save_partial_episodes: bool = False, encoder: EncoderName = "auto", **keywords: Any
+) -> VideoRecorder:
+    cfg = VideoRecordingCfg(save_partial_episodes=save_partial_episodes, encoder=encoder)
+    return CameraObsVideoRecorder(env, folder, cfg=cfg, **keywords)
+
+
+def viewport_recorder(
+    env: Any, folder: Path, save_partial_episodes: bool = False, encoder: EncoderName = "auto", **keywords: Any
+) -> VideoRecorder:
+    cfg = VideoRecordingCfg(save_partial_episodes=save_partial_episodes, encoder=encoder)
+    return ViewportVideoRecorder(env, folder, name_prefix="viewport", cfg=cfg, **keywords)
+
+
+RECORDERS = [pytest.param(camera_recorder, id="camera"), pytest.param(viewport_recorder, id="viewport")]
 
 
 @pytest.mark.parametrize("recorder", RECORDERS)
 def test_an_encoder_failure_does_not_end_the_rollout(
     tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    env = recorder(StepEnv(length=4), tmp_path)
-    monkeypatch.setattr(env, "_encoder", BrokenEncoder)
-    run_episode(env)
-    assert (names(tmp_path), env.take_videos(0)) == ([], ())
+    def refuse(self: pyav_encoder.PyAvEncoder, frame: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    env = recorder(StepEnv(length=4), tmp_path, encoder="inline")
+    with monkeypatch.context() as patch:
+        patch.setattr(pyav_encoder.PyAvEncoder, "write", refuse)
+        run_episode(env)
+    assert names(tmp_path) == []
+    assert {(video.error, video.frames, video.partial) for video in env.take_videos(0)} == {
+        ("OSError: [Errno 28] No space left on device", 0, True)
+    }
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
-    monkeypatch.setattr(env, "_encoder", PyAvEncoder)
     run_episode(env)
     assert {video.frames for video in env.take_videos(0)} == {5}
 

@@ -11,6 +11,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from arena_ray.records import VideoFile
+from arena_ray.specs import VideoRecordingCfg
 from arena_ray.video import ViewportVideoRecorder
 from tests.video.envs import (
     MODES,
@@ -31,12 +32,17 @@ from tests.video.envs import (
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
+def run_recorder(env: Any, folder: Path, **keywords: Any) -> Any:
+    """A recorder as runs use it."""
+    return ViewportVideoRecorder(env, folder, name_prefix="viewport", cfg=VideoRecordingCfg(), **keywords)
+
+
 def viewport(slot: int, episode: int) -> str:
     return f"viewport-env{slot}-episode-{episode}.mp4"
 
 
 def test_an_episode_has_its_reset_frame_and_its_terminal_frame(tmp_path: Path) -> None:
-    env = ViewportVideoRecorder(StepEnv(length=4), tmp_path)
+    env = run_recorder(StepEnv(length=4), tmp_path)
     run_episode(env)
     assert steps_shown(tmp_path / viewport(0, 0)) == [20, 21, 22, 23, 24]
     assert [(video.kind, video.camera, video.frames, video.partial) for video in env.take_videos(0)] == [
@@ -47,7 +53,7 @@ def test_an_episode_has_its_reset_frame_and_its_terminal_frame(tmp_path: Path) -
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 @pytest.mark.parametrize("kind", ["sync", "async"], ids=str)
 def test_vector_environments_give_whole_episodes_per_slot(tmp_path: Path, kind: str, mode: AutoresetMode) -> None:
-    env = ViewportVideoRecorder(vector_env(kind, mode), tmp_path)
+    env = run_recorder(vector_env(kind, mode), tmp_path)
     roll(env, mode, 8)
     env.close()
     episodes = {AutoresetMode.NEXT_STEP: (2, 3)}.get(mode, (2, 4))
@@ -69,7 +75,7 @@ def test_vector_environments_give_whole_episodes_per_slot(tmp_path: Path, kind: 
 def test_a_native_batched_environment_with_a_frame_per_slot(
     tmp_path: Path, mode: AutoresetMode, expected: list[int]
 ) -> None:
-    env = ViewportVideoRecorder(BatchEnv(mode), tmp_path)
+    env = run_recorder(BatchEnv(mode), tmp_path)
     roll(env, mode, 6)
     env.close()
     assert steps_shown(tmp_path / viewport(1, 1)) == expected
@@ -78,7 +84,7 @@ def test_a_native_batched_environment_with_a_frame_per_slot(
 @pytest.mark.parametrize("kind", ["vector", "isaac"], ids=str)
 def test_one_frame_for_all_slots_gives_one_clip(tmp_path: Path, kind: str) -> None:
     inner: Any = IsaacEnv((3, 2)) if kind == "isaac" else BatchEnv(AutoresetMode.NEXT_STEP, frame_per_slot=False)
-    env = ViewportVideoRecorder(inner, tmp_path, chunk_index=7)
+    env = run_recorder(inner, tmp_path, chunk_index=7)
     env.assign_episodes({0: 3, 1: 4}, attempt=2)
     env.reset()
     for _ in range(6):
@@ -90,7 +96,7 @@ def test_one_frame_for_all_slots_gives_one_clip(tmp_path: Path, kind: str) -> No
 
 
 def test_a_clip_ends_with_its_budget(tmp_path: Path) -> None:
-    env = ViewportVideoRecorder(IsaacEnv((3, 2)), tmp_path, max_clip_steps=4)
+    env = run_recorder(IsaacEnv((3, 2)), tmp_path, max_clip_steps=4)
     env.reset()
     for _ in range(6):
         env.step(None)
@@ -100,7 +106,7 @@ def test_a_clip_ends_with_its_budget(tmp_path: Path) -> None:
 
 
 def test_each_chunk_has_its_own_clip(tmp_path: Path) -> None:
-    env = ViewportVideoRecorder(IsaacEnv((3, 2)), tmp_path)
+    env = run_recorder(IsaacEnv((3, 2)), tmp_path)
     reported: list[VideoFile] = []
     for chunk in (4, 6):
         env.begin_chunk(chunk)
@@ -116,7 +122,7 @@ def test_each_chunk_has_its_own_clip(tmp_path: Path) -> None:
 
 
 def test_an_exception_keeps_the_clip_as_partial(tmp_path: Path) -> None:
-    env = ViewportVideoRecorder(IsaacEnv((3, 2)), tmp_path)
+    env = run_recorder(IsaacEnv((3, 2)), tmp_path)
     env.reset()
     env.keep_running_videos()
     env.step(None)
@@ -126,7 +132,7 @@ def test_an_exception_keeps_the_clip_as_partial(tmp_path: Path) -> None:
 
 
 def test_an_isaac_environment_with_one_slot_has_files_per_episode(tmp_path: Path) -> None:
-    env = ViewportVideoRecorder(IsaacEnv((2,)), tmp_path)
+    env = run_recorder(IsaacEnv((2,)), tmp_path)
     env.reset()
     for _ in range(4):
         env.step(None)
@@ -146,7 +152,7 @@ def test_an_isaac_environment_with_one_slot_has_files_per_episode(tmp_path: Path
 def test_every_form_of_a_frame_per_slot(tmp_path: Path, render: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = BatchEnv(AutoresetMode.NEXT_STEP)
     monkeypatch.setattr(inner, "render", lambda: render(inner.steps))
-    env = ViewportVideoRecorder(inner, tmp_path)
+    env = run_recorder(inner, tmp_path)
     roll(env, AutoresetMode.NEXT_STEP, 4)
     env.close()
     assert steps_shown(tmp_path / viewport(0, 0)) == [0, 1, 2, 3]
@@ -158,7 +164,7 @@ def test_of_a_list_of_frames_the_last_is_taken(tmp_path: Path) -> None:
         def render(self) -> Any:
             return [gray(step) for step in range(self.step_number + 1)]
 
-    run_episode(ViewportVideoRecorder(History(length=3, render_mode="rgb_array_list"), tmp_path))
+    run_episode(run_recorder(History(length=3, render_mode="rgb_array_list"), tmp_path))
     assert steps_shown(tmp_path / viewport(0, 0)) == [0, 1, 2, 3]
 
 
@@ -168,7 +174,7 @@ def test_of_a_list_of_frames_the_last_is_taken(tmp_path: Path) -> None:
         pytest.param(None, "render() gave NoneType, which is not an image", id="none"),
         pytest.param("|..|", "render() gave str, which is not an image", id="text"),
         pytest.param([], "render() gave list, which is not an image", id="empty-list"),
-        pytest.param(np.zeros((3, 32, 32)), "[3, 32, 32] is not RGB", id="channels-first"),
+        pytest.param(np.zeros((5, 32, 32)), "[5, 32, 32] is not RGB", id="five-channels"),
     ],
 )
 def test_what_is_not_an_image_is_told_once(
@@ -176,7 +182,7 @@ def test_what_is_not_an_image_is_told_once(
 ) -> None:
     inner = StepEnv()
     monkeypatch.setattr(inner, "render", lambda: rendered)
-    run_episode(ViewportVideoRecorder(inner, tmp_path))
+    run_episode(run_recorder(inner, tmp_path))
     assert names(tmp_path) == []
     assert len(caplog.records) == 1
     assert complaint in caplog.text
@@ -189,7 +195,7 @@ def test_a_renderer_that_breaks_costs_the_viewport_only(tmp_path: Path, caplog: 
                 raise RuntimeError("lost the GL context")
             return super().render()
 
-    env = ViewportVideoRecorder(Breaks(length=4), tmp_path)
+    env = run_recorder(Breaks(length=4), tmp_path)
     run_episode(env)
     assert "lost the GL context" in caplog.text
     assert [(video.frames, video.partial) for video in env.take_videos(0)] == [(2, True)]
@@ -198,18 +204,18 @@ def test_a_renderer_that_breaks_costs_the_viewport_only(tmp_path: Path, caplog: 
 @pytest.mark.parametrize("render_mode", [None, "human", "ansi"], ids=str)
 def test_a_render_mode_without_arrays_is_refused(tmp_path: Path, render_mode: str | None) -> None:
     with pytest.raises(ValueError, match=r"render_mode is .*build it with render_mode='rgb_array'"):
-        ViewportVideoRecorder(StepEnv(render_mode=render_mode), tmp_path / "videos")
+        run_recorder(StepEnv(render_mode=render_mode), tmp_path / "videos")
     assert names(tmp_path) == []
 
 
 def test_odd_sizes_are_recorded(tmp_path: Path) -> None:
-    run_episode(ViewportVideoRecorder(FrameEnv([gray(step, 33, 31) for step in range(3)]), tmp_path))
+    run_episode(run_recorder(FrameEnv([gray(step, 33, 31) for step in range(3)]), tmp_path))
     assert decode(tmp_path / viewport(0, 0))[0].shape == (34, 32, 3)
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"], ids=str)
 def test_a_reset_of_some_slots_starts_only_their_videos_again(tmp_path: Path, kind: str) -> None:
-    env = ViewportVideoRecorder(vector_env(kind, AutoresetMode.DISABLED, (3, 4)), tmp_path)
+    env = run_recorder(vector_env(kind, AutoresetMode.DISABLED, (3, 4)), tmp_path)
     env.reset(seed=0)
     env.step(np.zeros(2, np.int64))
     env.reset(seed=[None, None], options={"reset_mask": np.array([True, False])})
@@ -221,9 +227,9 @@ def test_a_reset_of_some_slots_starts_only_their_videos_again(tmp_path: Path, ki
 
 
 def test_the_recorder_is_a_wrapper_of_the_environments_kind(tmp_path: Path) -> None:
-    vector = ViewportVideoRecorder(vector_env("sync", AutoresetMode.DISABLED), tmp_path)
-    native = ViewportVideoRecorder(BatchEnv(AutoresetMode.DISABLED), tmp_path)
-    single = ViewportVideoRecorder(StepEnv(), tmp_path)
+    vector = run_recorder(vector_env("sync", AutoresetMode.DISABLED), tmp_path)
+    native = run_recorder(BatchEnv(AutoresetMode.DISABLED), tmp_path)
+    single = run_recorder(StepEnv(), tmp_path)
     assert all(isinstance(env, ViewportVideoRecorder) for env in (vector, native, single))
     assert all(isinstance(env, VectorEnv) for env in (vector, native))
     assert isinstance(single, gymnasium.Env)
@@ -234,7 +240,7 @@ def test_the_recorder_is_a_wrapper_of_the_environments_kind(tmp_path: Path) -> N
 def test_cartpole(tmp_path: Path, render_mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "SDL_NO_SIGNAL_HANDLERS", "1")
     monkeypatch.setitem(os.environ, "SDL_VIDEODRIVER", "dummy")
-    env = ViewportVideoRecorder(gymnasium.make("CartPole-v1", render_mode=render_mode), tmp_path)
+    env = run_recorder(gymnasium.make("CartPole-v1", render_mode=render_mode), tmp_path)
     env.reset(seed=0)
     steps, ended = 0, False
     while not ended:

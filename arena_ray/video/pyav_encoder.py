@@ -1,0 +1,209 @@
+"""H.264 through PyAV: in the calling thread on the CPU (libx264), or on a GPU that can (NVENC).
+
+FFmpeg 7.1 and later writes ``hybrid_fragmented`` files: fragments while writing, an ordinary MP4 after closing. Older
+builds write fragmented MP4.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+
+from arena_ray.video.encoder import EncoderError, RgbFrame, VideoFormat
+from arena_ray.video.frames import pad_to_even
+
+
+def _load_opencv() -> Any:
+    """Return OpenCV, which converts and scales three times as fast as FFmpeg's swscale; ``None`` without it."""
+    try:
+        import cv2
+    except ImportError:  # Another OpenCV package that lacks libGL fails so too.
+        return None
+    cv2.setNumThreads(1)
+    return cv2
+
+
+_cv2 = _load_opencv()
+
+HYBRID = "hybrid_fragmented"
+FRAGMENTED = "frag_keyframe+empty_moov+default_base_moof"
+EVERY_FRAME = "frag_every_frame"
+
+# zerolatency: no frame waits inside x264, so a crash costs at most what the muxer still holds. A constant quantiser
+# spares x264 the look at a half-size picture that rate control needs: a quarter of the time, at the same quality.
+X264 = {
+    "fast": {"preset": "ultrafast", "tune": "zerolatency", "qp": "24"},
+    "small": {"preset": "veryfast", "tune": "zerolatency", "crf": "25"},
+}
+_NVENC = {
+    "fast": {"preset": "p1", "tune": "ull", "rc": "constqp", "qp": "24", "delay": "0", "zerolatency": "1"},
+    "small": {"preset": "p4", "tune": "ull", "rc": "constqp", "qp": "28", "delay": "0", "zerolatency": "1"},
+}
+
+# ITU-R BT.601, limited range: what both converters give. Players guess BT.709 for large pictures unless told.
+_BT601, _LIMITED_RANGE = 6, 1
+
+
+class PyAvEncoder:
+    """libx264 in this process, one thread, yuv420p.
+
+    Args:
+        path: File to write, overwritten if it exists; created by the first frame.
+        video_format: What to write.
+    """
+
+    codec = "libx264"
+    options = X264
+
+    def __init__(self, path: Path, video_format: VideoFormat) -> None:
+        fragments = EVERY_FRAME if video_format.fragment_s is None else None
+        muxer = {"movflags": "+".join(filter(None, (_movflags(), fragments)))}
+        if video_format.fragment_s is not None:
+            muxer["frag_duration"] = str(round(video_format.fragment_s * 1e6))
+        self._stream = _Stream(str(path), video_format, muxer, self.codec, self.options[video_format.preset])
+
+    def write(self, frame: RgbFrame) -> None:
+        """Append one frame, ``uint8[height, width, 3]``."""
+        self._stream.write(frame)
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._stream.close()
+
+
+class NvencEncoder(PyAvEncoder):
+    """NVENC, where opening a context works; H100 and H200 have no such hardware."""
+
+    codec = "h264_nvenc"
+    options = _NVENC
+
+
+def probe() -> None:
+    """Encode a tiny video.
+
+    Raises:
+        Exception: If that does not work here.
+    """
+    _movflags()
+
+
+@functools.lru_cache(maxsize=1)
+def probe_nvenc() -> None:
+    """Open a context on the GPU and encode a frame.
+
+    Raises:
+        EncoderError: If that does not work here.
+    """
+    import av
+
+    _movflags()
+    try:
+        _write_small_video({"movflags": _movflags()}, NvencEncoder.codec, _NVENC["fast"], side=256)
+    except (av.error.FFmpegError, ValueError) as error:
+        raise EncoderError(f"this machine's GPUs cannot encode H.264 ({error})") from error
+
+
+@functools.lru_cache(maxsize=1)
+def _movflags() -> str:
+    """Return the flags that this build takes; an unknown flag shows only when the first packet is written."""
+    import av
+
+    av.logging.set_level(None)  # its log callback takes the GIL and can deadlock threaded programs (PyAV #751)
+    for movflags in (HYBRID, FRAGMENTED):
+        try:
+            _write_small_video({"movflags": f"{movflags}+{EVERY_FRAME}"}, PyAvEncoder.codec, X264["fast"])
+        except av.error.FFmpegError:
+            if movflags == FRAGMENTED:
+                raise
+        else:
+            return movflags
+    raise AssertionError("unreachable")
+
+
+def _write_small_video(muxer: dict[str, str], codec: str, options: dict[str, str], side: int = 16) -> None:
+    stream = _Stream(io.BytesIO(), VideoFormat(width=side, height=side, fps=30.0), muxer, codec, options)
+    stream.write(np.zeros((side, side, 3), np.uint8))
+    stream.close()
+
+
+class _Stream:
+    """One file with one H.264 stream."""
+
+    def __init__(
+        self,
+        target: str | IO[bytes],
+        video_format: VideoFormat,
+        muxer: dict[str, str],
+        codec: str,
+        options: dict[str, str],
+    ) -> None:
+        import av
+
+        # flush_packets: FFmpeg otherwise holds back 256 KiB, which a killed process loses.
+        container: Any = av.open(target, "w", format="mp4", options={**muxer, "flush_packets": "1"})
+        video: Any = cast(Any, container).add_stream(codec, rate=video_format.rate, options=options)
+        video.width, video.height = video_format.encoded_size
+        video.pix_fmt, video.codec_context.thread_count = "yuv420p", 1
+        video.codec_context.colorspace, video.codec_context.color_range = _BT601, _LIMITED_RANGE
+        self._container: Any = container
+        self._video: Any = video
+        self._to_picture = _Converter(video_format)
+        self._frames = 0
+
+    def write(self, frame: RgbFrame) -> None:
+        picture = self._to_picture(frame)
+        picture.pts = self._frames
+        # The first packet writes the header too. Never call start_encoding(): closing a hybrid file that has a
+        # header but no packet is a segmentation fault (PyAV 18.1, FFmpeg 8.1).
+        self._container.mux(self._video.encode(picture))
+        self._frames += 1
+
+    def close(self) -> None:
+        container, self._container = self._container, None
+        if container is None:
+            return
+        try:
+            if self._frames:
+                container.mux(self._video.encode(None))
+        finally:
+            container.close()
+
+
+class _Converter:
+    """RGB to yuv420p, scaled and padded to the size of the video."""
+
+    def __init__(self, video_format: VideoFormat) -> None:
+        self._size = video_format.encoded_size
+        width, height = self._size
+        # One buffer for all frames: the encoder has copied a picture when it returns.
+        self._planes = np.empty((height * 3 // 2, width), np.uint8)
+
+    def __call__(self, frame: RgbFrame) -> Any:
+        import av
+
+        width, height = self._size
+        fits = (frame.shape[1] + frame.shape[1] % 2, frame.shape[0] + frame.shape[0] % 2) == self._size
+        if _cv2 is None:
+            rgb: Any = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(pad_to_even(frame)), format="rgb24")
+            return rgb.reformat(width=width, height=height, format="yuv420p", **_one_thread())
+        if not fits:
+            frame = _cv2.resize(frame, self._size, interpolation=_cv2.INTER_AREA)
+        _cv2.cvtColor(pad_to_even(frame), _cv2.COLOR_RGB2YUV_I420, dst=self._planes)
+        return av.VideoFrame.from_numpy_buffer(self._planes, format="yuv420p")
+
+
+@functools.lru_cache(maxsize=1)
+def _one_thread() -> dict[str, int]:
+    """Return the option that keeps swscale from starting threads; PyAV versions without it start none."""
+    import av
+
+    picture: Any = av.VideoFrame(16, 16, "rgb24")
+    try:
+        picture.reformat(format="yuv420p", threads=1)
+    except TypeError:
+        return {}
+    return {"threads": 1}
