@@ -21,7 +21,8 @@ from arena_ray.policies.base import PolicyContext
 from arena_ray.records import Event, Failure, WorkerInfo, WorkerReady
 from arena_ray.rollout import Events, Rollout
 from arena_ray.run_dir import RunDir
-from arena_ray.specs import Chunk, EvalJob, WorkerSetup
+from arena_ray.specs import Chunk, EncoderName, EvalJob, WorkerSetup
+from arena_ray.video.encoder import usable_cores
 
 logger = logging.getLogger("arena_ray")
 
@@ -33,9 +34,16 @@ class EvalWorker:
         setup: What every worker of the run is told.
         gpus: Ids of the GPUs that this process was given; opaque.
         local_rank: Under `torchrun`, which of the visible GPUs is this rank's.
+        cores: Cores that this worker can count on; ``None``: all that this process may use.
     """
 
-    def __init__(self, setup: WorkerSetup, gpus: Sequence[str] = (), local_rank: int | None = None) -> None:
+    def __init__(
+        self,
+        setup: WorkerSetup,
+        gpus: Sequence[str] = (),
+        local_rank: int | None = None,
+        cores: float | None = None,
+    ) -> None:
         devices.prepare_process()
         for folder in reversed(setup.python_path):
             if folder not in sys.path:
@@ -43,6 +51,7 @@ class EvalWorker:
         self._setup = setup
         self._run_dir = RunDir(setup.run_dir)
         self._device = (tuple(gpus), local_rank)
+        self._cores = cores
         self._info = WorkerInfo(host=socket.gethostname(), pid=os.getpid(), gpus=tuple(gpus))
         self._built_for: tuple[EvalJob, int] | None = None
         self._slots: Slots | None = None
@@ -107,7 +116,15 @@ class EvalWorker:
         return (WorkerReady(worker=self._info, build_s=time.perf_counter() - started), *events)
 
     def _open_slots(self, job: EvalJob) -> Slots:
-        return open_slots(job, self._run_dir.job_folder(job.name))
+        return open_slots(job, self._run_dir.job_folder(job.name), self._encoder_for(job))
+
+    def _encoder_for(self, job: EvalJob) -> EncoderName:
+        """Return what encodes videos where the job leaves it open: a process of its own only if a core is to spare.
+
+        The children of an `AsyncVectorEnv` record their own videos, and run beside each other as it is.
+        """
+        cores = min(usable_cores(), self._cores or usable_cores())
+        return "process" if cores >= 2 and job.vectorization == "sync" else "inline"
 
     def _open_policy(self, job: EvalJob, slots: Slots) -> tuple[Policy, str]:
         device = devices.torch_device(*self._device)

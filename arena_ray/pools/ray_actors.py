@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import socket
 import time
@@ -131,10 +132,17 @@ class RayPool:
         worker = next((worker for worker in self._workers if self._can_take(worker, chunk.job)), None)
         if worker is None:
             self._make_room(chunk.job)
-            worker = _Worker(_start_actor(chunk.job, self._setup, self._stop_key), chunk.job)
+            cores = self._cores_per_worker(chunk.job)
+            worker = _Worker(_start_actor(chunk.job, self._setup, self._stop_key, cores), chunk.job)
             self._workers.append(worker)
         worker.job, worker.chunk, worker.heard = chunk.job, chunk, False
         worker.stream = worker.actor.run.options(num_returns="streaming").remote(chunk)
+
+    def _cores_per_worker(self, job: EvalJob) -> float:
+        """Return the share of a node's cores that a worker has when as many run as will, on the fullest node."""
+        fitting = [(node["CPU"], _how_many(job.resources, node)) for node in self._supply()]
+        most = self._settings.num_workers or math.inf
+        return min((cores / min(number, most) for cores, number in fitting if number), default=1.0)
 
     def _make_room(self, job: EvalJob) -> None:
         """End idle workers until one more fits."""
@@ -242,7 +250,7 @@ class _Worker:
 class _Actor:
     """The worker behind Ray: asks Ray which GPUs are its own, then leaves everything to `EvalWorker`."""
 
-    def __init__(self, setup: WorkerSetup, stop_key: bytes, wants_gpu: bool) -> None:
+    def __init__(self, setup: WorkerSetup, stop_key: bytes, wants_gpu: bool, cores: float) -> None:
         from arena_ray import devices
 
         if not wants_gpu:
@@ -250,7 +258,7 @@ class _Actor:
         from arena_ray.worker import EvalWorker
 
         gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-        self._worker = EvalWorker(setup, gpus=tuple(str(gpu) for gpu in gpus) if wants_gpu else ())
+        self._worker = EvalWorker(setup, tuple(str(gpu) for gpu in gpus) if wants_gpu else (), cores=cores)
         self._stop_key = stop_key
         self._asked_at = 0.0
         self._stop = False
@@ -272,7 +280,7 @@ class _Actor:
 _REMOTE_ACTOR: Any = ray.remote(_Actor)
 
 
-def _start_actor(job: EvalJob, setup: Any, stop_key: bytes) -> Any:
+def _start_actor(job: EvalJob, setup: Any, stop_key: bytes, cores: float) -> Any:
     options = {
         "num_cpus": job.resources.num_cpus,
         "num_gpus": job.resources.num_gpus,
@@ -280,7 +288,7 @@ def _start_actor(job: EvalJob, setup: Any, stop_key: bytes) -> Any:
         "max_task_retries": 0,
         "enable_task_events": False,
     }
-    return _REMOTE_ACTOR.options(**options).remote(setup, stop_key, job.resources.num_gpus > 0)
+    return _REMOTE_ACTOR.options(**options).remote(setup, stop_key, job.resources.num_gpus > 0, cores)
 
 
 def _connect(address: str | None) -> bool:

@@ -129,7 +129,7 @@ class PlainBackend:
 def open_backend(name: EncoderName = "auto") -> EncoderBackend:
     """Return a backend that works here, by its name in `VideoRecordingCfg.encoder`.
 
-    ``auto`` and ``process`` give way to ``inline`` where no process can be fed, ``auto`` and ``nvenc`` to what works.
+    One that does not work here gives way to one that does, which is said once.
 
     Raises:
         EncoderError: If no video can be encoded here.
@@ -140,9 +140,8 @@ def open_backend(name: EncoderName = "auto") -> EncoderBackend:
         raise ValueError(f"encoder is {name!r}, which does not exist; choose one of {known}")
     preferred = "process" if has_spare_core() else "inline"
     automatic = (preferred, "inline", "imageio-ffmpeg")
-    names = {"auto": automatic, "process": ("process", *automatic), "nvenc": ("nvenc", *automatic)}
     failures = []
-    for backend in dict.fromkeys(names.get(name, (name,))):
+    for backend in dict.fromkeys(automatic if name == "auto" else (name, *automatic)):
         try:
             opened = open_exactly(backend)
         except Exception as error:
