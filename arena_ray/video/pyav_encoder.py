@@ -36,11 +36,11 @@ EVERY_FRAME = "frag_every_frame"
 # zerolatency: no frame waits inside x264, so a crash costs at most what the muxer still holds. A constant quantiser
 # spares x264 the look at a half-size picture that rate control needs: a quarter of the time, at the same quality.
 X264 = {
-    "fast": {"preset": "ultrafast", "tune": "zerolatency", "qp": "24"},
+    "fast": {"preset": "ultrafast", "tune": "zerolatency", "qp": "20"},
     "small": {"preset": "veryfast", "tune": "zerolatency", "crf": "25"},
 }
 _NVENC = {
-    "fast": {"preset": "p1", "tune": "ull", "rc": "constqp", "qp": "24", "delay": "0", "zerolatency": "1"},
+    "fast": {"preset": "p1", "tune": "ull", "rc": "constqp", "qp": "20", "delay": "0", "zerolatency": "1"},
     "small": {"preset": "p4", "tune": "ull", "rc": "constqp", "qp": "28", "delay": "0", "zerolatency": "1"},
 }
 
@@ -193,6 +193,8 @@ class _Converter:
         if not fits:
             frame = _cv2.resize(frame, self._size, interpolation=_cv2.INTER_AREA)
         _cv2.cvtColor(pad_to_even(frame), _cv2.COLOR_RGB2YUV_I420, dst=self._planes)
+        if height % 4:  # PyAV 18 takes the wrong place for the second plane then.
+            return av.VideoFrame.from_ndarray(self._planes, format="yuv420p")
         return av.VideoFrame.from_numpy_buffer(self._planes, format="yuv420p")
 
 

@@ -276,6 +276,15 @@ def test_the_small_preset_is_smaller(tmp_path: Path) -> None:
     assert sizes["small"] < 0.9 * sizes["fast"]
 
 
+@pytest.mark.parametrize("size", [(16, 16), (22, 34), (30, 30), (46, 62), (50, 66), (48, 36)], ids=str)
+def test_gray_stays_gray_in_every_size(tmp_path: Path, backend: EncoderBackend, size: tuple[int, int]) -> None:
+    encoder = backend.open(tmp_path / "a.mp4", video_format(size[1], size[0]))
+    encoder.write(gray(20, *size))
+    encoder.close()
+    (shown,) = decode(tmp_path / "a.mp4")
+    assert np.abs(shown.astype(int) - gray(20, *size)).max() <= 3
+
+
 def test_colours_are_labelled_and_survive(tmp_path: Path) -> None:
     encoder = PyAvEncoder(tmp_path / "a.mp4", video_format(64, 64))
     picture = np.zeros((64, 64, 3), np.uint8)
