@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from arena_ray.errors import NotEnoughResourcesError as NotEnoughResourcesError
     from arena_ray.eval_runner import evaluate as evaluate
     from arena_ray.records import EpisodeRecord as EpisodeRecord
+    from arena_ray.records import EpisodeReplay as EpisodeReplay
+    from arena_ray.replay_runner import replay as replay
     from arena_ray.results import JobResult as JobResult
+    from arena_ray.results import ReplayResult as ReplayResult
     from arena_ray.results import RunResult as RunResult
     from arena_ray.specs import EvalJob as EvalJob
     from arena_ray.specs import VideoRecordingCfg as VideoRecordingCfg
@@ -24,9 +27,12 @@ __version__ = "0.1.0"
 #: Public names and their modules. They are imported when first used: `import arena_ray` costs a few milliseconds.
 _HOMES = {
     "evaluate": "arena_ray.eval_runner",
+    "replay": "arena_ray.replay_runner",
+    "ReplayResult": "arena_ray.results",
     "RunResult": "arena_ray.results",
     "JobResult": "arena_ray.results",
     "EpisodeRecord": "arena_ray.records",
+    "EpisodeReplay": "arena_ray.records",
     "EvalJob": "arena_ray.specs",
     "VideoRecordingCfg": "arena_ray.specs",
     "timestamped_run_dir": "arena_ray.video",
@@ -39,9 +45,12 @@ _HOMES = {
 
 __all__ = [
     "evaluate",
+    "replay",
+    "ReplayResult",
     "RunResult",
     "JobResult",
     "EpisodeRecord",
+    "EpisodeReplay",
     "EvalJob",
     "VideoRecordingCfg",
     "timestamped_run_dir",

@@ -1,7 +1,8 @@
-"""The command line: ``arena-ray run | policy | schema | doctor``. It chooses the pool and the display.
+"""The command line: ``arena-ray run | policy | replay | schema | doctor``. It chooses the pool and the display.
 
-Flags have underscores, as in the Isaac Lab family. Exit codes: 0 every requested episode is completed; 1 some are not;
-2 bad input, nothing started; 3 no node could run a worker; 130 and 143 after SIGINT and SIGTERM.
+Flags have underscores, as in the Isaac Lab family. Exit codes: 0 every requested episode is completed (replayed: and
+came to the same); 1 some are not; 2 bad input, nothing started; 3 no node could run a worker; 130 and 143 after SIGINT
+and SIGTERM.
 """
 
 from __future__ import annotations
@@ -33,6 +34,17 @@ RETIRED_FLAGS = {
 
 #: Width of the table where standard output is no terminal, characters.
 PLAIN_WIDTH = 110
+
+#: What flags of a run mean for a replay, where that is something else.
+REPLAY_HELP = {
+    "record_viewport_video": "Record env.render(). Without both flags: what the job records by itself, else this.",
+    "record_camera_video": "Record the cameras.",
+    "continue_on_error": "Always so: every chosen episode is run.",
+    "max_attempts": "Tries of an episode whose worker died. Default: that of the run.",
+    "episode_timeout": "Seconds of wall time that one episode may take, recording included. Default: that of the run.",
+    "stall_timeout": "Seconds without any environment step after which a worker is given up. Default: that of the run.",
+    "start_timeout": "Seconds that building environment and policy may take. Default: that of the run.",
+}
 
 _ENV_ID = re.compile(r"(?:[\w.]+:)?[\w./-]+-v\d+")
 
@@ -82,14 +94,26 @@ class _ChunkSize(click.ParamType):  # type: ignore[type-arg]  # generic from cli
 
 def _run_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add a flag for each setting of a run; its help is the setting's documentation."""
-    for name, field in reversed(RunSettings.model_fields.items()):
-        description = (field.description or "").replace("``", "").replace("null", "none")
-        if field.default is not None and not isinstance(field.default, bool):
-            description += f" Default: {field.default}."
-        command = click.option(f"--{name}", name, default=None, help=description, **_flag_type(name, field.annotation))(
-            command
-        )
+    return _add_flags(command, {name: _described(field) for name, field in RunSettings.model_fields.items()})
+
+
+def _replay_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add a flag for each setting of a run that a replay has; it writes into the run directory that it is given."""
+    fields = {name: field for name, field in RunSettings.model_fields.items() if name != "video_base_dir"}
+    return _add_flags(command, {name: REPLAY_HELP.get(name, _described(field)) for name, field in fields.items()})
+
+
+def _add_flags(command: Callable[..., Any], descriptions: dict[str, str]) -> Callable[..., Any]:
+    for name, description in reversed(descriptions.items()):
+        kind = _flag_type(name, RunSettings.model_fields[name].annotation)
+        command = click.option(f"--{name}", name, default=None, help=description, **kind)(command)
     return command
+
+
+def _described(field: Any) -> str:
+    description = (field.description or "").replace("``", "").replace("null", "none")
+    has_default = field.default is not None and not isinstance(field.default, bool)
+    return f"{description} Default: {field.default}." if has_default else description
 
 
 def _flag_type(name: str, annotation: Any) -> dict[str, Any]:
@@ -175,6 +199,29 @@ def policy(env: str, policy: str, env_kwargs: str | None, policy_kwargs: str | N
 
 
 @cli.command(cls=_Command)
+@click.argument("run_dir")
+@click.option("--job", required=True, metavar="NAME", help="A job of the run.")
+@click.option("--episodes", required=True, metavar="3,7,10-12", help="Episodes, each of which has a record.")
+@_replay_flags
+def replay(run_dir: str, job: str, episodes: str, **flags: Any) -> int:
+    """Run chosen episodes of the run in RUN_DIR again, with video, and add the videos to their records.
+
+    An episode must come to what its record says; the videos of one that does not are put aside, and the exit code is 1.
+    """
+    from arena_ray.replay_runner import replay as run_again
+    from arena_ray.report import open_progress
+
+    with contextlib.redirect_stdout(sys.stderr):  # What Ray or an environment prints must not end up in our output.
+        result = run_again(run_dir, job, episodes, observer=open_progress(), **_given(flags))
+    print_result(result)
+    for problem in result.problems():
+        click.echo(f"error: {problem}", err=True)
+    if result.equal:
+        return 0
+    return 1 if result.signal is None else 128 + result.signal
+
+
+@cli.command(cls=_Command)
 def schema() -> int:
     """Print the JSON Schema of a job file."""
     from arena_ray.config import json_schema
@@ -195,10 +242,11 @@ def doctor(address: str | None) -> int:
 def _execute(plan: Any) -> int:
     """Run a plan with a display; print the table and, last, the run directory."""
     from arena_ray.eval_runner import Run
+    from arena_ray.journal import new_run
     from arena_ray.pools import open_pool
     from arena_ray.report import open_progress
 
-    run = Run(plan, open_progress())
+    run = Run(plan, new_run(plan, open_progress()))
     with contextlib.redirect_stdout(sys.stderr):  # What Ray or an environment prints must not end up in our output.
         result = run.execute(open_pool(plan.settings))
     print_result(result)

@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from arena_ray import chunking
 from arena_ray.config import EvalPlan, load_plan
 from arena_ray.deadlines import Deadlines
 from arena_ray.errors import StorageError
-from arena_ray.journal import Journal, RunObserver
+from arena_ray.journal import RunJournal, RunObserver, new_run
 from arena_ray.ledger import Exhausted, Ledger
 from arena_ray.pools import ChunkEvents, ChunkFinished, PoolEvent, WorkerLost, WorkerPool, open_pool
 from arena_ray.records import (
@@ -32,6 +30,7 @@ from arena_ray.records import (
     EpisodeRecord,
     EpisodesReturned,
     EpisodeStarted,
+    EpisodeStatus,
     Event,
     Failure,
     Notice,
@@ -39,11 +38,15 @@ from arena_ray.records import (
     WorkerReady,
 )
 from arena_ray.results import RunResult
-from arena_ray.run_dir import RunDir
-from arena_ray.specs import Chunk, EvalJob, WorkerSetup
+from arena_ray.specs import Chunk, EvalJob
+
+ResultT = TypeVar("ResultT")
 
 #: The driver looks at deadlines and signals at least so often, seconds.
 TICK_S = 0.2
+
+#: The type of error of an episode that lost its worker in every attempt.
+WORKER_LOST = "WorkerLost"
 
 
 def evaluate(
@@ -73,32 +76,39 @@ def evaluate(
         RunDirError: If the run directory cannot be created.
     """
     plan = load_plan(jobs, overrides, flags)
-    return Run(plan, observer).execute(pool if pool is not None else open_pool(plan.settings))
+    return Run(plan, new_run(plan, observer)).execute(pool if pool is not None else open_pool(plan.settings))
 
 
 class _EndAtOnce(BaseException):
     """Leaves a step of an environment in this process that may never return."""
 
 
-class Run:
+class Run(Generic[ResultT]):
     """One run: everything between a plan and its result.
 
     Args:
         plan: What to do.
-        observer: Watches the run.
+        open_journal: Called once with the hardware, when nothing can be refused any more; it decides where the run
+            writes (`journal.new_run`: into a new run directory) and what becomes of a record.
+        recorded: Episodes (job, episode, status) that have a record already, and are not run.
 
     Attributes:
         signal: The signal that ended the run early, or ``None``.
         storage_error: Why the disk took no more records, or ``None``.
     """
 
-    _journal: Journal
+    _journal: RunJournal[ResultT]
 
-    def __init__(self, plan: EvalPlan, observer: RunObserver | None = None) -> None:
+    def __init__(
+        self,
+        plan: EvalPlan,
+        open_journal: Callable[[Mapping[str, Any]], RunJournal[ResultT]],
+        recorded: Iterable[tuple[str, int, EpisodeStatus]] = (),
+    ) -> None:
         self.signal: int | None = None
         self.storage_error: StorageError | None = None
         self._plan = plan
-        self._observer = observer
+        self._open_journal = open_journal
         self._ledger = Ledger(
             plan.jobs,
             chunk_length=self._chunk_length,
@@ -106,6 +116,7 @@ class Run:
             max_attempts=plan.settings.max_attempts,
             continue_on_error=plan.settings.continue_on_error,
         )
+        self._ledger.resume_from(recorded)
         self._deadlines = Deadlines(plan.settings)
         self._ends_at_once = False
         self._runs_here = False
@@ -118,15 +129,14 @@ class Run:
             return wanted
         return chunking.chunk_length(remaining, num_workers, num_slots, mean_episode_s)
 
-    def execute(self, pool: WorkerPool) -> RunResult:
+    def execute(self, pool: WorkerPool) -> ResultT:
         """Run to the end on a pool, which is closed afterwards."""
         with self._signals(), contextlib.closing(pool):
             pool.check(self._plan.jobs)
-            now = datetime.datetime.now(datetime.timezone.utc)
-            run_dir = RunDir.create(self._plan.settings.video_base_dir, now.astimezone())
-            with Journal(self._plan, run_dir, pool.hardware(), now, observer=self._observer) as self._journal:
+            self._journal = self._open_journal(pool.hardware())
+            with self._journal:
                 self._warn_of_deadlines(pool)
-                pool.open(WorkerSetup(run_dir=str(run_dir.path), python_path=python_path(self._plan.folder)))
+                pool.open(self._journal.setup)
                 try:
                     with contextlib.suppress(_EndAtOnce):
                         self._loop(pool)
@@ -161,7 +171,7 @@ class Run:
         finally:
             self._runs_here = False
 
-    def _finish(self) -> RunResult:
+    def _finish(self) -> ResultT:
         ended_early = "failed" if self.signal is None else "interrupted"
         status = "completed" if self._ledger.completed else ended_early
         verdicts = {name: (job.status, job.failed) for name, job in self._ledger.jobs.items()}
@@ -276,15 +286,9 @@ def _exhausted_record(chunk: Chunk, exhausted: Exhausted, loss: WorkerLost) -> E
         chunk=chunk.index,
         attempt=exhausted.attempt,
         error=EpisodeError(
-            type="WorkerLost", message=f"{loss.cause} in attempt {exhausted.attempt}: {loss.message}", traceback=None
+            type=WORKER_LOST, message=f"{loss.cause} in attempt {exhausted.attempt}: {loss.message}", traceback=None
         ),
     )
-
-
-def python_path(folder: Path | None) -> tuple[str, ...]:
-    """Return where entry points are looked for besides the installed packages: the job file's folder, then here."""
-    here = str(Path.cwd())
-    return (here,) if folder is None or str(folder) == here else (str(folder), here)
 
 
 if __name__ == "__main__":

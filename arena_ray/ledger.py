@@ -132,6 +132,7 @@ class JobLedger:
         self.counts = Counts()
         self.failed: str | None = None
         self.mean_episode_s: float | None = None
+        self._num_durations = 0
         self.running: dict[int, _Running] = {}
         self._recorded = _Episodes(job.num_episodes)
         self._bounds = bounds
@@ -183,8 +184,9 @@ class JobLedger:
 
     def observe_duration(self, duration_s: float) -> None:
         """Update the mean wall time of a completed episode."""
-        mean, n = self.mean_episode_s or 0.0, max(1, self.counts.completed)
-        self.mean_episode_s = mean + (duration_s - mean) / n
+        mean = self.mean_episode_s or 0.0
+        self._num_durations += 1
+        self.mean_episode_s = mean + (duration_s - mean) / self._num_durations
 
     def take(self, length: Callable[[int], int], stop_on_error: bool) -> Chunk | None:
         """Return the next chunk: suspects and returned episodes first, then fresh ones."""
@@ -211,20 +213,18 @@ class JobLedger:
         return chunk
 
     def _cut(self, length: int) -> _Piece:
-        start, stop = self._bounds[self._rebuild]
-        self._cursor = max(self._cursor, start)
+        """Return the next fresh episodes, all of one rebuild."""
         episodes: list[int] = []
-        while len(episodes) < length and self._cursor < stop:
-            if self._cursor not in self._recorded:
-                episodes.append(self._cursor)
-            self._cursor += 1
-        piece = _Piece(tuple(episodes), 1, self._rebuild)
-        if self._cursor >= stop and self._rebuild + 1 < len(self._bounds):
-            self._rebuild += 1
-        if not episodes:
-            return self._cut(length)
+        rebuild = self._rebuild
+        while not episodes:
+            rebuild, (_, stop) = self._rebuild, self._bounds[self._rebuild]
+            while len(episodes) < length and self._cursor < stop:
+                if self._cursor not in self._recorded:
+                    episodes.append(self._cursor)
+                self._cursor += 1
+            self._rebuild += self._cursor >= stop
         self._fresh -= len(episodes)
-        return piece
+        return _Piece(tuple(episodes), 1, rebuild)
 
     def ready(self, index: int) -> None:
         """Note that the worker of a chunk has built its environment and policy."""

@@ -16,11 +16,11 @@ from typing import Any
 
 from arena_ray.config import EvalPlan
 from arena_ray.errors import ConfigError
-from arena_ray.eval_runner import python_path
-from arena_ray.journal import Journal
+from arena_ray.journal import Journal, python_path
 from arena_ray.records import EpisodeRecord, Failure, Notice
 from arena_ray.run_dir import LineLog, RunDir, read_records
 from arena_ray.specs import Chunk, EvalJob, WorkerSetup
+from arena_ray.video.encoder import usable_cores
 from arena_ray.worker import EvalWorker
 
 logger = logging.getLogger("arena_ray")
@@ -98,7 +98,8 @@ class _Rank:
             rank=(self._rank, self._world_size),
         )
         local_rank = int(os.environ.get("LOCAL_RANK", self._rank)) if self._job.resources.num_gpus else None
-        worker = EvalWorker(setup, local_rank=local_rank)
+        cores = usable_cores() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        worker = EvalWorker(setup, local_rank=local_rank, cores=cores)
         chunk = Chunk(
             job=self._job,
             index=self._rank,

@@ -41,6 +41,12 @@ class VideoFile:
     segment: int = 0
     error: str | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the mapping that stands in files; `segment` and `error` only where they say something."""
+        silent = {"segment": 0, "error": None}
+        content = dataclasses.asdict(self)
+        return {key: value for key, value in content.items() if key not in silent or value != silent[key]}
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerInfo:
@@ -116,7 +122,7 @@ class EpisodeRecord:
             "terminated": self.terminated,
             "truncated": self.truncated,
             "metrics": {name: finite(value) for name, value in self.metrics.items()},
-            "videos": [dataclasses.asdict(video) for video in self.videos],
+            "videos": [video.to_json() for video in self.videos],
             "started_at": self.started_at,
             "duration_s": finite(self.duration_s),
             "chunk": self.chunk,
@@ -159,6 +165,51 @@ class EpisodeRecord:
         """Return the names of the numbers that files cannot hold (NaN and infinities)."""
         named = {"return": self.episode_return, **self.metrics}
         return [name for name, value in named.items() if value is not None and not math.isfinite(value)]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeReplay:
+    """What running a recorded episode again came to: a line of ``replays.jsonl``.
+
+    Attributes:
+        job: Name of the job.
+        episode: Index through the whole job.
+        equal: Whether it came to the same; only then its videos are videos of the recorded episode.
+        videos: What was recorded this time, paths relative to the run directory.
+        differences: What is not equal: key of the record to ``(recorded, replayed)``.
+    """
+
+    job: str
+    episode: int
+    equal: bool
+    videos: tuple[VideoFile, ...] = ()
+    differences: Mapping[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the mapping that stands in ``replays.jsonl``; `differences` only where there are any."""
+        line = {
+            "job": self.job,
+            "episode": self.episode,
+            "equal": self.equal,
+            "videos": [video.to_json() for video in self.videos],
+        }
+        pairs = {key: [*pair] for key, pair in self.differences.items()}
+        return {**line, "differences": pairs} if pairs else line
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> EpisodeReplay:
+        """Build it from a parsed line of ``replays.jsonl``.
+
+        Raises:
+            KeyError: If a required key is missing.
+        """
+        return cls(
+            job=line["job"],
+            episode=line["episode"],
+            equal=line["equal"],
+            videos=tuple(_known(VideoFile, video) for video in line["videos"]),
+            differences={key: (old, new) for key, (old, new) in line.get("differences", {}).items()},
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

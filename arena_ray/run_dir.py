@@ -7,14 +7,17 @@ import datetime
 import errno
 import json
 import os
+import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from arena_ray.errors import RunDirError, StorageError
-from arena_ray.records import SCHEMA_VERSION, EpisodeRecord
+from arena_ray.records import SCHEMA_VERSION, EpisodeRecord, EpisodeReplay, VideoFile
+
+LineT = TypeVar("LineT")
 
 
 def utc_text(moment: datetime.datetime) -> str:
@@ -103,6 +106,11 @@ class RunDir:
         """One line per event: ``events.jsonl``."""
         return self.path / "events.jsonl"
 
+    @property
+    def replays_file(self) -> Path:
+        """One line per episode that was run again: ``replays.jsonl``; exists once something was."""
+        return self.path / "replays.jsonl"
+
     def job_folder(self, job_name: str) -> Path:
         """Return the folder of a job's videos."""
         return self.path / job_name
@@ -110,6 +118,28 @@ class RunDir:
     def log_folder(self, job_name: str) -> Path:
         """Return the folder of a job's worker logs."""
         return self.job_folder(job_name) / "logs"
+
+    def unequal_folder(self, job_name: str) -> Path:
+        """Return the folder of videos whose episode came to something else than its record says."""
+        return self.job_folder(job_name) / "unequal-replays"
+
+    def create_replay_folder(self, job_name: str) -> Path:
+        """Create a folder, hidden beside the job's videos, in which episodes are run again; it is this caller's alone.
+
+        Raises:
+            RunDirError: If nothing can be written there.
+        """
+        number = 1
+        while True:
+            folder = self.job_folder(job_name) / f".replay-{number}"
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError:
+                number += 1
+            except OSError as error:
+                raise RunDirError(f"cannot write into the run directory {str(self.path)!r}: {error}") from error
+            else:
+                return folder
 
     def rank_file(self, rank: int) -> Path:
         """Return where a rank of `torchrun` keeps its records until rank 0 merges them."""
@@ -137,17 +167,51 @@ class RunDir:
             raise RunDirError(f"{self.run_file} holds no JSON object; it was not written by arena-ray")
         return content
 
+    def read_summary(self) -> dict[str, Any] | None:
+        """Return the content of ``summary.json``, ``None`` if there is none: a run writes it at its end."""
+        try:
+            content = json.loads(self.summary_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) else None
+
     def records(self) -> Iterator[EpisodeRecord]:
         """Yield the records of ``episodes.jsonl`` in the order in which they were written.
+
+        The videos that ``replays.jsonl`` adds to an episode, and that are still there, stand behind its own.
 
         Raises:
             RunDirError: If a whole line is not a record; a torn last line is passed over.
         """
-        yield from read_records(self.episodes_file)
+        added = self._added_videos()
+        for record in read_records(self.episodes_file):
+            videos = added.get((record.job, record.episode))
+            yield record if videos is None else dataclasses.replace(record, videos=_by_path(record.videos, videos))
+
+    def replays(self) -> Iterator[EpisodeReplay]:
+        """Yield the lines of ``replays.jsonl``.
+
+        Raises:
+            RunDirError: If a whole line is none; a torn last line is passed over.
+        """
+        yield from _read_lines(self.replays_file, EpisodeReplay.from_json, "a replay")
+
+    def _added_videos(self) -> dict[tuple[str, int], list[VideoFile]]:
+        """Return by job and episode the videos of equal replays."""
+        added: dict[tuple[str, int], list[VideoFile]] = {}
+        for replay in self.replays():
+            if replay.equal:
+                there = [video for video in replay.videos if (self.path / video.path).is_file()]
+                added.setdefault((replay.job, replay.episode), []).extend(there)
+        return added
 
 
 def read_records(path: Path) -> Iterator[EpisodeRecord]:
-    """Yield the records of a JSON-lines file; see `RunDir.records`."""
+    """Yield the records of a JSON-lines file as they stand there; see `RunDir.records`."""
+    yield from _read_lines(path, EpisodeRecord.from_json, "an episode record")
+
+
+def _read_lines(path: Path, parse: Callable[[Any], LineT], what: str) -> Iterator[LineT]:
     if not path.exists():
         return
     with path.open("rb") as lines:
@@ -155,9 +219,39 @@ def read_records(path: Path) -> Iterator[EpisodeRecord]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield EpisodeRecord.from_json(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise RunDirError(f"{path}, line {number}, is not an episode record: {error!r}") from error
+                yield parse(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise RunDirError(f"{path}, line {number}, is not {what}: {error!r}") from error
+
+
+def _by_path(*videos: Iterable[VideoFile]) -> tuple[VideoFile, ...]:
+    """Return the videos in order; of two with one path, because the first was deleted, the second counts."""
+    return tuple({video.path: video for some in videos for video in some}.values())
+
+
+def move_to_free_name(source: Path, folder: Path) -> Path:
+    """Move a file into a folder on the same file system, and return its new path.
+
+    A name that is taken gets ``-replay1``, ``-replay2`` ... behind its stem: nothing is ever overwritten.
+
+    Args:
+        source: The file.
+        folder: Created if missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stem, suffix = _split_name(source.name)
+    target, number = folder / source.name, 0
+    while target.exists():
+        number += 1
+        target = folder / f"{stem}-replay{number}{suffix}"
+    os.replace(source, target)
+    return target
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """Return the final stem, and what follows it: ``.mp4``, or ``.<attempt>.partial.mp4`` of a video that broke off."""
+    match = re.fullmatch(r"(.+?)((?:\.\d+\.partial)?\.[^.]+)", name)
+    return (name, "") if match is None else (match[1], match[2])
 
 
 def replace_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -256,6 +350,7 @@ def run_document(
     status: str,
     jobs: Any,
     settings: Mapping[str, Any],
+    python_path: Iterable[str],
     provenance: Provenance,
     notes: list[str],
     started_at: str,
@@ -267,6 +362,7 @@ def run_document(
         "status": status,
         "jobs": jobs,
         "settings": dict(settings),
+        "python_path": [*python_path],
         **provenance.to_json(),
         "notes": notes,
         "started_at": started_at,

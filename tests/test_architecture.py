@@ -28,7 +28,7 @@ ROWS: list[set[str]] = [
     {"pools"},
     {"journal", "deadlines"},
     {"eval_runner"},
-    {"policy_runner"},
+    {"policy_runner", "replay_runner"},
     {"report", "doctor"},
     {"cli"},
 ]

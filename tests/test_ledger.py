@@ -201,6 +201,32 @@ def test_resuming_hands_out_only_what_has_no_record() -> None:
     assert chunks == [(1, 2), (4, 5)]
 
 
+def test_recorded_episodes_leave_the_others_in_their_rebuilds() -> None:
+    book = ledger(job(num_episodes=5_000, num_rebuilds=2_500), size=10)
+    book.resume_from(("a", episode, "completed") for episode in range(5_000) if episode not in (3, 4998, 4999))
+    pieces = [take(book), take(book)]
+    assert [(piece.episodes, piece.rebuild) for piece in pieces] == [((3,), 1), ((4998, 4999), 2499)]
+    assert not any(piece.probe_seeding for piece in pieces)
+    for piece in pieces:
+        deliver(book, piece)
+    assert book.finished
+    assert book.completed
+
+
+def test_the_mean_duration_is_that_of_the_episodes_that_were_timed() -> None:
+    means: list[float | None] = []
+
+    def length(remaining: int, workers: int, slots: int, mean_episode_s: float | None) -> int:
+        means.append(mean_episode_s)
+        return 1
+
+    book = Ledger([job()], chunk_length=length, rebuild_bounds=rebuild_bounds, max_attempts=1, continue_on_error=True)
+    book.resume_from(("a", episode, "completed") for episode in range(5))
+    while not book.finished:
+        deliver(book, take(book))
+    assert means == [None, 1.0, 1.0]
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), num_episodes=st.integers(1, 30), num_envs=st.integers(1, 4), max_attempts=st.integers(1, 3))
 def test_whatever_dies_every_episode_is_committed_once_and_it_ends(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from arena_ray import RunResult
+from arena_ray import RunResult, evaluate
 from arena_ray.config import load_plan
+from arena_ray.specs import VideoRecordingCfg
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text()
@@ -53,9 +55,24 @@ def test_the_main_job_gives_videos_and_a_summary(tmp_path: Path) -> None:
 
 
 def test_the_job_file_is_valid() -> None:
-    (document,) = blocks("yaml")
-    plan = load_plan(yaml.safe_load(document))
+    plan = load_plan(yaml.safe_load(blocks("yaml")[0]))
     assert plan.jobs[0].num_episodes == 100
+
+
+def test_the_video_settings_are_valid_and_all_there() -> None:
+    written = yaml.safe_load(blocks("yaml")[1])["video"]
+    job = {"name": "a", "env": {"id": "CartPole-v1"}, "policy": {"type": "zero"}, "num_episodes": 1, "video": written}
+    cfg = load_plan({"jobs": [job]}).jobs[0].video
+    assert (cfg.record, cfg.cameras, cfg.max_resolution) == ("failures", ("wrist",), 480)
+    names = {field.name for field in dataclasses.fields(VideoRecordingCfg)}
+    assert set(written) == names - {"video_base_dir", "camera_name_prefix", "save_partial_episodes"}
+
+
+def test_the_recorder_alone_writes_what_record_video_would(tmp_path: Path) -> None:
+    code = blocks("python")[2] + "\nenv.reset(seed=0)\nwhile not any(env.step(0)[2:4]): pass\nenv.close()\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "videos").iterdir()] == ["rl-video-episode-0.mp4"]
 
 
 @pytest.mark.parametrize("line", [pytest.param(line, id=line.split()[0]) for line in blocks("bash")[2].splitlines()])
@@ -64,6 +81,19 @@ def test_single_policy_commands_work(tmp_path: Path, line: str) -> None:
     done = run(shlex.split(line), tmp_path)
     assert done.returncode == 0, done.stderr
     assert RunResult.load(done.stdout.strip().splitlines()[-1]).jobs["policy"].counts["completed"] == 10
+
+
+@pytest.mark.ray
+@pytest.mark.heavy
+def test_the_replay_command_adds_videos(tmp_path: Path) -> None:
+    job, env = "cartpole-random", {"id": "CartPole-v1"}
+    document = {"jobs": [{"name": job, "env": env, "policy": {"type": "random"}, "num_episodes": 20}]}
+    run_dir = evaluate(document, inline=True, video_base_dir=str(tmp_path)).run_dir
+    words = shlex.split(blocks("bash")[3])
+    done = run([word if word != "outputs/2026-11-22_19-37-27" else str(run_dir) for word in words], tmp_path)
+    assert done.returncode == 0, done.stderr
+    paths = RunResult.load(run_dir).video_paths(job=job)
+    assert [path.stem for path in paths] == [f"viewport-env0-episode-{episode}" for episode in (3, 7, 10, 11, 12)]
 
 
 @pytest.mark.ray

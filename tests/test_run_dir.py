@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from arena_ray.errors import RunDirError
-from arena_ray.records import EpisodeError, EpisodeRecord, VideoFile, WorkerInfo
-from arena_ray.run_dir import LineLog, RunDir, replace_json, strict_json, utc_text
+from arena_ray.records import EpisodeError, EpisodeRecord, EpisodeReplay, VideoFile, WorkerInfo
+from arena_ray.run_dir import LineLog, RunDir, move_to_free_name, replace_json, strict_json, utc_text
 
 NOW = datetime.datetime(2026, 6, 16, 14, 42, 54, tzinfo=datetime.timezone.utc)
 
@@ -75,6 +75,75 @@ def test_a_broken_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
     run_dir.episodes_file.write_text('{"job": \n{}\n')
     with pytest.raises(RunDirError, match="line 1"):
         list(run_dir.records())
+
+
+def video(path: str, frames: int = 3) -> VideoFile:
+    return VideoFile(kind="viewport", camera=None, path=path, frames=frames, fps=30.0, bytes=9)
+
+
+def replayed(run_dir: RunDir, *videos: VideoFile, equal: bool = True, job: str = "a", episode: int = 3) -> None:
+    replay = EpisodeReplay(job=job, episode=episode, equal=equal, videos=videos, differences={"length": (2, None)})
+    with LineLog(run_dir.replays_file) as log:
+        log.append(replay.to_json())
+    assert list(run_dir.replays())[-1] == replay
+
+
+def test_videos_of_equal_replays_stand_behind_the_records_own(tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path, NOW)
+    with LineLog(run_dir.episodes_file) as log:
+        log.append(RECORD.to_json())
+    replayed(run_dir, video("a/new.mp4"), video("a/gone.mp4"))
+    replayed(run_dir, video("a/unequal.mp4"), equal=False)
+    replayed(run_dir, video("a/other-job.mp4"), job="b")
+    replayed(run_dir, video("a/other-episode.mp4"), episode=4)
+    replayed(run_dir, video("a/newer.mp4"))
+    run_dir.job_folder("a").mkdir()
+    for name in ("new", "unequal", "other-job", "other-episode", "newer"):
+        (run_dir.job_folder("a") / f"{name}.mp4").touch()
+    with run_dir.replays_file.open("a") as file:
+        file.write('{"job": "a", "episode": 3, "equal": true, "vid')
+    (record,) = run_dir.records()
+    assert [one.path for one in record.videos] == ["a/x.mp4", "a/new.mp4", "a/newer.mp4"]
+
+
+def test_a_video_made_again_under_the_name_of_a_deleted_one_stands_once(tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path, NOW)
+    with LineLog(run_dir.episodes_file) as log:
+        log.append(RECORD.to_json())
+    replayed(run_dir, video("a/x.mp4", frames=8))
+    run_dir.job_folder("a").mkdir()
+    (run_dir.job_folder("a") / "x.mp4").touch()
+    (record,) = run_dir.records()
+    assert [(one.path, one.frames) for one in record.videos] == [("a/x.mp4", 8)]
+
+
+def test_a_broken_line_of_replays_is_an_error(tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path, NOW)
+    run_dir.replays_file.write_text("[]\n")
+    with pytest.raises(RunDirError, match=r"replays\.jsonl, line 1, is not a replay"):
+        list(run_dir.records())
+
+
+@pytest.mark.parametrize(
+    ("name", "second", "third"),
+    [
+        pytest.param("v-episode-3.mp4", "v-episode-3-replay1.mp4", "v-episode-3-replay2.mp4", id="whole"),
+        pytest.param("v.b.2.partial.mp4", "v.b-replay1.2.partial.mp4", "v.b-replay2.2.partial.mp4", id="partial"),
+        pytest.param("host.lan-7.log", "host.lan-7-replay1.log", "host.lan-7-replay2.log", id="log"),
+        pytest.param("plain", "plain-replay1", "plain-replay2", id="no-suffix"),
+    ],
+)
+def test_a_moved_file_overwrites_nothing(name: str, second: str, third: str, tmp_path: Path) -> None:
+    for content in ("first", "second", "third"):
+        (tmp_path / name).write_text(content)
+        move_to_free_name(tmp_path / name, tmp_path / "to")
+    contents = {path.name: path.read_text() for path in (tmp_path / "to").iterdir()}
+    assert contents == {name: "first", second: "second", third: "third"}
+
+
+def test_two_replays_never_share_a_folder(tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path, NOW)
+    assert [run_dir.create_replay_folder("a").name for _ in range(3)] == [".replay-1", ".replay-2", ".replay-3"]
 
 
 def test_json_is_strict_and_replaced_atomically(tmp_path: Path) -> None:

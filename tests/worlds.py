@@ -125,6 +125,26 @@ class Unseeded(Walk):
         return super().reset(seed=self.__dict__.pop("forced_seed", None))
 
 
+class Weathered(Walk):
+    """Not reproducible: every reward of the episodes `touchy` of job seed 0 is higher by what stands in a file."""
+
+    def __init__(self, weather: str, touchy: Sequence[int] = (), render_mode: str | None = None, **kwargs: Any) -> None:
+        super().__init__(render_mode, **kwargs)
+        self._weather = weather
+        self._touchy = {episode_seed(0, episode) for episode in touchy}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        with open(self._weather) as file:
+            self._bonus = float(file.read()) if seed in self._touchy else 0.0
+        return super().reset(seed=seed)
+
+    def step(self, action: npt.NDArray[np.float32]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward + self._bonus, terminated, truncated, info
+
+
 def seed_unseeded(env: gymnasium.Env[Any, Any], seed: int) -> None:
     """The cure: a seed hook."""
     env.unwrapped.__dict__["forced_seed"] = seed

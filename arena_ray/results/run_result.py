@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,10 +203,10 @@ def _summary(job: JobResult) -> dict[str, Any]:
 
 
 def _verdicts(folder: RunDir) -> dict[str, tuple[str, str | None]]:
+    summary = folder.read_summary() or {}
     try:
-        summary = json.loads(folder.summary_file.read_text(encoding="utf-8"))
         return {name: (job["status"], job["error"]) for name, job in summary["jobs"].items()}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         return {}
 
 

@@ -178,7 +178,7 @@ class EpisodeVideo:
                 VideoFile(
                     kind=self._settings.kind,
                     camera=self._camera,
-                    path=str(file.path.resolve()),
+                    path=str(file.path),
                     frames=file.frames if self.error is None else _frames_in(file.path),
                     fps=self._settings.fps,
                     bytes=size,
