@@ -104,7 +104,7 @@ def probe_nvenc() -> None:
     try:
         _write_small_video({"movflags": _movflags()}, NvencEncoder.codec, _NVENC["fast"], side=256)
     except (av.error.FFmpegError, ValueError) as error:
-        raise EncoderError(f"this machine's GPUs cannot encode H.264 ({error})") from error
+        raise EncoderError(f"this machine's GPUs cannot encode H.264 ({getattr(error, 'strerror', error)})") from error
 
 
 @functools.lru_cache(maxsize=1)

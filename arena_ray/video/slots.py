@@ -56,7 +56,10 @@ def _in_autoreset_wrapper(env: Any) -> bool:
 
 def done_flags(terminated: Any, truncated: Any) -> npt.NDArray[np.bool_]:
     """Return which slots' episodes ended, ``bool[N]``; one flag for a single environment."""
-    done = np.logical_or(to_numpy(terminated), to_numpy(truncated))
+    if hasattr(terminated, "logical_or"):  # Tensors: one copy from the device instead of two.
+        done = to_numpy(terminated.logical_or(truncated))
+    else:
+        done = np.logical_or(to_numpy(terminated), to_numpy(truncated))
     return np.atleast_1d(done).astype(np.bool_)
 
 
