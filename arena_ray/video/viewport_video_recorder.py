@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,9 @@ class ViewportVideoRecorder(VideoRecorder):
     Without `cfg` it does what `RecordVideo` does: ``<prefix>-episode-<E>.mp4`` of the episodes that `episode_trigger`
     asks for (by default episodes 0, 1, 8, 27 ... 1000, 2000 ...), ``<prefix>-step-<S>.mp4`` from the steps that
     `step_trigger` asks for. What differs is better: files appear when the episode ends, hold every frame, cost no
-    memory and survive a crash. Slots of a vector environment write a video each: ``<prefix>-env<N>-episode-<E>.mp4``.
+    memory and survive a crash. Slots of a vector environment write a video each, as if each had its own recorder:
+    ``<prefix>-env<N>-episode-<E>.mp4``, ``<prefix>-env<N>-step-<S>.mp4``. If one frame shows all slots, episodes are
+    those of the first.
 
     With `cfg` it follows a run: ``<prefix>-env<N>-episode-<E>.mp4`` of the episodes that `cfg.record` asks for, or
     ``<prefix>-chunk<C>.mp4``, from the first reset to `end_chunk` or `close`, if one frame shows all slots.
@@ -105,7 +107,7 @@ class ViewportVideoRecorder(VideoRecorder):
         self.video_length = video_length or math.inf
         self.disable_logger, self.gc_trigger = disable_logger, gc_trigger
         self.name_prefix = safe_name(name_prefix)
-        self.step_id = self.episode_id = -1
+        self.step_id = -1
         self.render_history: list[Any] = []
         cfg = cfg or VideoRecordingCfg(save_partial_episodes=True)
         super().__init__(
@@ -117,33 +119,45 @@ class ViewportVideoRecorder(VideoRecorder):
             None if self._follows_run else RecordSelection(trigger=self._wants_whole_episode),
             keep_cut_off=not self._follows_run,
         )
-        self._names_slots = self._follows_run or isinstance(env, VectorEnv)
+        self._is_vector_env = isinstance(env, VectorEnv)
         self._chunk_index = chunk_index
         self._max_clip_steps = max_clip_steps
         self._attempt = 1
         self._stream = RgbStream()
         self._frame_per_slot: bool | None = None if self._num_slots > 1 else True  # the first frame tells
         self._shown: Callable[[], list[npt.NDArray[Any]]] = list
-        self._clip_name: str | None = None
-        self._clips: dict[int, EpisodeVideo] = {}
+        self._episode_ids: dict[int, int] = {}
+        self._clip_names: dict[int, tuple[str, str]] = {}  # what stands before and behind the slot
+        self._clips: dict[int, EpisodeVideo] = {}  # those that have a frame
+        self._clips_take_over = False
         self._finished_clips: list[VideoFile] = []
         self._given_up = False
 
     def _wants_whole_episode(self, episode: int) -> bool:
         """Whether an episode becomes a file that ends with it; other recordings are clips."""
-        whole = self.episode_trigger is not None and math.isinf(self.video_length) and bool(self._frame_per_slot)
-        return whole and self.episode_trigger is not None and bool(self.episode_trigger(episode))
+        if self.episode_trigger is None or self._clips_take_over or not self._records_whole_episodes:
+            return False
+        return bool(self.episode_trigger(episode))
+
+    @property
+    def _records_whole_episodes(self) -> bool:
+        return bool(self._frame_per_slot) and math.isinf(self.video_length)
 
     @property
     def recording(self) -> bool:
         """Whether anything is being recorded."""
-        return self._clip_name is not None or bool(self._videos.running_slots())
+        return bool(self._clip_names) or bool(self._videos.running_slots())
 
     @property
     def recorded_frames(self) -> range:
         """Something as long as the recording is; the frames themselves are in the file."""
         clips = [clip.frames for clip in self._clips.values()]
         return range(max([*clips, self._videos.most_frames()], default=0))
+
+    @property
+    def episode_id(self) -> int:
+        """Index of the episode that began last, in the first slot; -1 before the first."""
+        return self._episode_ids.get(0, -1)
 
     @property
     def frames_per_sec(self) -> float:
@@ -155,11 +169,11 @@ class ViewportVideoRecorder(VideoRecorder):
         """Where the files are written."""
         return str(self._folder)
 
-    def start_recording(self, video_name: str) -> None:
-        """Start a recording ``<video_name>.mp4``; one that goes on is completed first."""
+    def start_recording(self, video_name: str, ending: str = "") -> None:
+        """Start a recording ``<video_name><ending>.mp4``, or one per slot; what goes on is completed first."""
         if self.recording:
             self.stop_recording()
-        self._clip_name = safe_name(video_name)
+        self._start_clips(self._clip_indices(), f"{safe_name(video_name)}{ending}")
 
     def stop_recording(self) -> None:
         """Complete what is being recorded.
@@ -169,9 +183,16 @@ class ViewportVideoRecorder(VideoRecorder):
         """
         if not self.recording:
             raise RuntimeError("stop_recording was called, but no recording was started; call start_recording first")
+        self._complete_all()
+
+    def _complete_all(self) -> None:
         for slot in self._videos.running_slots():
             self._videos.finish(slot, cut_off=True)
         self._end_clips()
+
+    def recording_state(self) -> tuple[bool, int, int]:
+        """Return `recording`, the length of `recorded_frames`, and `episode_id`, in one call to a child process."""
+        return self.recording, len(self.recorded_frames), self.episode_id
 
     def render(self) -> Any:
         """Return what the environment renders; of a list, also the frames that recording took out of it."""
@@ -190,7 +211,8 @@ class ViewportVideoRecorder(VideoRecorder):
         """Say which chunk begins; a clip of all slots is then called after it."""
         self._end_clips()
         self._chunk_index = chunk_index
-        self._clip_name = clip_stem(self.name_prefix, chunk_index) if self._frame_per_slot is False else None
+        if self._frame_per_slot is False:
+            self._start_clips((0,), clip_stem(self.name_prefix, chunk_index))
 
     def end_chunk(self) -> tuple[VideoFile, ...]:
         """Complete and return the chunk's clip of all slots, if there is one."""
@@ -209,28 +231,43 @@ class ViewportVideoRecorder(VideoRecorder):
         self._end_clips(broken=True)
 
     def _record_reset(self, chosen: frozenset[int] | None, observation: Any) -> None:
-        if self._clip_name is not None and not self._follows_run and math.isinf(self.video_length):
-            self._end_clips()
         super()._record_reset(chosen, observation)
-        self._feed_clips()
+        self._show_all_slots()
 
     def _record_step(self, observation: Any, reward: Any, terminated: Any, truncated: Any, info: Any) -> None:
         self.step_id += 1
-        if self.step_trigger is not None and self.step_trigger(self.step_id):
-            self.start_recording(f"{self.name_prefix}-step-{self.step_id}")
+        self._clips_take_over = self.step_trigger is not None and bool(self.step_trigger(self.step_id))
+        if self._clips_take_over:
+            self._complete_all()
+            self._start_clips(self._clip_indices(), self.name_prefix, f"-step-{self.step_id}")
         super()._record_step(observation, reward, terminated, truncated, info)
-        self._feed_clips()
+        self._clips_take_over = False
+        self._show_all_slots()
 
     def _begin(self, index: int) -> None:
         super()._begin(index)
-        if index > 0:
+        episode = self._episode_ids[index] = self._episode_ids.get(index, -1) + 1
+        if self._follows_run or self._clips_take_over or (index > 0 and not self._frame_per_slot):
             return
-        self.episode_id += 1
-        clips_episodes = self.episode_trigger is not None and not (
-            self._frame_per_slot and math.isinf(self.video_length)
-        )
-        if clips_episodes and self.episode_trigger is not None and self.episode_trigger(self.episode_id):
-            self.start_recording(f"{self.name_prefix}-episode-{self.episode_id}")
+        if math.isinf(self.video_length):
+            self._end_clip(index)
+        if self.episode_trigger is None or self._records_whole_episodes or not self.episode_trigger(episode):
+            return
+        self._start_clips((index,), self.name_prefix, f"-episode-{episode}")
+
+    def _finish(self, index: int, info: Any) -> None:
+        super()._finish(index, info)
+        if self._records_whole_episodes and index in self._clips:
+            self._end_clip(index)
+
+    def _show(self, index: int, shown: Callable[[], Any]) -> None:
+        super()._show(index, shown)
+        if self._frame_per_slot:
+            self._feed_clip(index)
+
+    def _show_all_slots(self) -> None:
+        if not self._frame_per_slot:
+            self._feed_clip(0)
 
     def _glance(self, observation: Any) -> Callable[[], Any]:
         self._shown = super()._glance(observation)
@@ -243,7 +280,10 @@ class ViewportVideoRecorder(VideoRecorder):
         frames = self._shown()
         self._frame_per_slot = len(frames) != 1
         if not self._frame_per_slot and self._follows_run:
-            self._clip_name = clip_stem(self.name_prefix, self._chunk_index)
+            self._start_clips((0,), clip_stem(self.name_prefix, self._chunk_index))
+        elif not self._frame_per_slot:
+            for index in range(1, self._num_slots):
+                self._clip_names.pop(index, None)
 
     def _look(self, observation: Any) -> list[npt.NDArray[Any]]:
         """Return a frame per slot, or a frame that shows all."""
@@ -251,7 +291,7 @@ class ViewportVideoRecorder(VideoRecorder):
             return []
         try:
             rendered = self.env.render()
-            if isinstance(rendered, list) and self._num_slots == 1:
+            if isinstance(rendered, list) and self._num_slots == 1 and not self._follows_run:
                 self.render_history += rendered
             frames = _frames_by_slot(rendered, self._num_slots)
         except Exception as error:
@@ -276,30 +316,53 @@ class ViewportVideoRecorder(VideoRecorder):
             self._videos.fail(slot, None, error)
         self._end_clips()
 
-    def _feed_clips(self) -> None:
-        """Add what is shown to the clips: one for all slots, or one per slot."""
-        if self._clip_name is None:
-            return
-        for index, frame in enumerate(self._shown()):
-            if index not in self._clips:
-                slot = f"-env{self._first_slot + index}" if self._frame_per_slot and self._num_slots > 1 else ""
-                self._clips[index] = EpisodeVideo(self._settings, f"{self._clip_name}{slot}", attempt=self._attempt)
-            try:
-                self._clips[index].add(self._stream.convert(frame))
-            except NotRgbError as error:
-                self._give_up(error)
-                return
-        limit = self._max_clip_steps if self._follows_run else self.video_length
-        if limit is not None and any(clip.frames > limit for clip in self._clips.values()):
-            self._end_clips()
+    def _clip_indices(self) -> range:
+        """Return the positions that a clip is made of: each slot, or the first for one that shows all."""
+        return range(1 if self._frame_per_slot is False else self._num_slots)
 
-    def _end_clips(self, *, broken: bool = False) -> None:
-        clips, self._clips, self._clip_name = self._clips, {}, None
-        for clip in clips.values():
+    def _start_clips(self, indices: Iterable[int], name: str, ending: str = "") -> None:
+        """Start clips ``<name>[-env<N>]<ending>.mp4``; each gets its first frame when one is shown."""
+        for index in indices:
+            self._end_clip(index)
+            if not self._given_up:
+                self._clip_names[index] = (name, ending)
+
+    def _feed_clip(self, index: int) -> None:
+        """Add what is shown to the clip at this position, if there is one."""
+        if index not in self._clip_names:
+            return
+        frames = self._shown()
+        if index >= len(frames):
+            return
+        if index not in self._clips:
+            name, ending = self._clip_names[index]
+            slot = f"-env{self._first_slot + index}" if self._frame_per_slot and self._is_batched else ""
+            self._clips[index] = EpisodeVideo(self._settings, f"{name}{slot}{ending}", attempt=self._attempt)
+        try:
+            self._clips[index].add(self._stream.convert(frames[index]))
+        except NotRgbError as error:
+            self._give_up(error)
+            return
+        limit = self._max_clip_steps if self._follows_run else self.video_length
+        if limit is not None and self._clips[index].frames > limit:
+            self._end_clip(index)
+
+    def _end_clip(self, index: int, *, broken: bool = False) -> None:
+        self._clip_names.pop(index, None)
+        clip = self._clips.pop(index, None)
+        if clip is not None:
             self._finished_clips += clip.keep() if broken else clip.finish()
 
+    def _end_clips(self, *, broken: bool = False) -> None:
+        for index in list(self._clip_names):
+            self._end_clip(index, broken=broken)
+
+    @property
+    def _is_batched(self) -> bool:
+        return self._is_vector_env or self._num_slots > 1
+
     def _stem(self, slot: int, camera: str | None, episode: int) -> str:
-        return viewport_stem(self.name_prefix, slot if self._names_slots else None, episode)
+        return viewport_stem(self.name_prefix, slot if self._follows_run or self._is_batched else None, episode)
 
 
 class _EnvViewportRecorder(ViewportVideoRecorder, gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -343,19 +406,31 @@ class _SubEnvViewportRecorder(ViewportVideoRecorder, VectorWrapper[Any, Any, Any
     @property
     def recording(self) -> bool:
         """Whether any sub-environment is being recorded."""
-        return any(self._call_all("is_recording"))
+        return any(recording for recording, _, _ in self._states())
 
-    def is_recording(self) -> bool:
-        return self.recording
+    @property
+    def recorded_frames(self) -> range:
+        """Something as long as the longest recording is."""
+        return range(max((frames for _, frames, _ in self._states()), default=0))
 
-    def start_recording(self, video_name: str) -> None:
-        """Start a recording ``<video_name>-env<N>.mp4`` in each sub-environment."""
+    @property
+    def episode_id(self) -> int:
+        """Index of the episode that began last, in the first slot; -1 before the first."""
+        return next((episode for _, _, episode in self._states()), -1)
+
+    def _states(self) -> list[tuple[bool, int, int]]:
+        return [state for state in self._call_all("recording_state") if state is not None]
+
+    def start_recording(self, video_name: str, ending: str = "") -> None:
+        """Start a recording ``<video_name>-env<N><ending>.mp4`` in each sub-environment."""
         for index in range(self._num_slots):
-            self._inside.call(index, "start_recording", f"{video_name}-env{self._first_slot + index}")
+            slot = f"-env{self._first_slot + index}"
+            self._inside.call(index, "start_recording", video_name, f"{slot}{ending}")
 
-    def stop_recording(self) -> None:
-        """Complete what is being recorded."""
-        self._call_all("stop_recording")
+    def _complete_all(self) -> None:
+        for index, state in enumerate(self._call_all("recording_state")):
+            if state is not None and state[0]:
+                self._inside.call(index, "stop_recording")
 
     def _call_all(self, name: str, *arguments: Any) -> list[Any]:
         return [self._inside.call(index, name, *arguments) for index in range(self._num_slots)]
@@ -397,16 +472,16 @@ class _SubEnvViewportRecorder(ViewportVideoRecorder, VectorWrapper[Any, Any, Any
         pass
 
     def _record_step(self, observation: Any, reward: Any, terminated: Any, truncated: Any, info: Any) -> None:
-        pass
+        self.step_id += 1
 
 
 def _wrap_sub_env(first_slot: int, arguments: tuple[Any, ...], keywords: dict[str, Any], env: Any, index: int) -> Any:
     """Return a sub-environment in its recorder, whose names tell its slot."""
-    folder, episode_trigger, step_trigger, video_length, prefix, *rest = arguments
+    slot = first_slot + index
+    recorder = ViewportVideoRecorder(env, *arguments, slot=slot, **keywords)
     if keywords["cfg"] is None:
-        prefix = f"{prefix}-env{first_slot + index}"
-    arguments = (folder, episode_trigger, step_trigger, video_length, prefix, *rest)
-    return ViewportVideoRecorder(env, *arguments, slot=first_slot + index, **keywords)
+        recorder.name_prefix += f"-env{slot}"
+    return recorder
 
 
 def _check_render_mode(env: Any) -> None:
