@@ -408,21 +408,16 @@ def after_deaths(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> R
     return evaluate({"jobs": jobs}, video_base_dir=str(folder / "runs"), **flags)
 
 
-leaves_a_file = pytest.mark.xfail(
-    reason="an attempt whose video is not kept does not remove what the attempt before it left", strict=True
-)
-
-
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("word", "episode"),
     [
         pytest.param("all", 2, id="all-success"),
         pytest.param("all", 4, id="all-failure"),
-        pytest.param("failures", 2, id="failures-success", marks=leaves_a_file),
+        pytest.param("failures", 2, id="failures-success"),
         pytest.param("failures", 4, id="failures-failure"),
         pytest.param("successes", 2, id="successes-success"),
-        pytest.param("successes", 4, id="successes-failure", marks=leaves_a_file),
+        pytest.param("successes", 4, id="successes-failure"),
     ],
 )
 def test_what_a_dead_worker_left_gives_way_to_the_next_attempt(

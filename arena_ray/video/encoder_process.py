@@ -13,6 +13,7 @@ import logging
 import mmap
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -40,6 +41,9 @@ FRAMES_IN_FLIGHT = 3
 #: Frames of all videos that may wait: more would fill the sockets, and both sides would wait for each other.
 MOST_FRAMES_IN_FLIGHT = 64
 
+#: Frames of fewer pixels are encoded here: handing them over would cost more.
+SMALLEST_FRAME = 64 * 64
+
 #: How long the process may take to answer before it is given up, seconds.
 ANSWER_S = 30.0
 
@@ -49,10 +53,10 @@ class EncoderProcessError(EncoderError):
 
 
 class ProcessBackend:
-    """Opens encoders in the shared process; from the moment when that is gone, in this one.
+    """Opens encoders in the shared process; for tiny frames, and from the moment when that is gone, in this one.
 
     Args:
-        fallback: Used when the process is gone.
+        fallback: Opens encoders in this process.
     """
 
     def __init__(self, fallback: EncoderBackend) -> None:
@@ -67,7 +71,7 @@ class ProcessBackend:
 
     def open(self, path: Path, video_format: VideoFormat) -> Encoder:
         """Begin a file."""
-        if self._process is not None:
+        if self._process is not None and video_format.width * video_format.height >= SMALLEST_FRAME:
             try:
                 return _ProcessEncoder(self._process, path, video_format)
             except EncoderProcessError as error:
@@ -125,7 +129,8 @@ class EncoderProcess:
         self._in_flight: defaultdict[int, int] = defaultdict(int)
         self._ring = _Ring()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.settimeout(ANSWER_S)
+        for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._socket.setsockopt(socket.SOL_SOCKET, direction, struct.pack("ll", round(ANSWER_S), 0))
         with theirs:
             self._program = self._start(theirs)
 
@@ -181,6 +186,9 @@ class EncoderProcess:
             EncoderError: If the file takes no more frames.
         """
         with self._lock:
+            # What is answered is taken in at once, so that the ring starts over and its memory stays in the cache.
+            while self._take_answer(socket.MSG_DONTWAIT):
+                pass
             while not self._may_send(video, frame.nbytes):
                 self._take_answer()
             if video in self._errors:
@@ -240,16 +248,21 @@ class EncoderProcess:
         except OSError as error:
             self._bury(error)
 
-    def _take_answer(self) -> None:
-        """Wait for the next answer and take it in."""
+    def _take_answer(self, flags: int = 0) -> bool:
+        """Take the next answer in: wait for it, or with `MSG_DONTWAIT` return whether there was one."""
         self._raise_if_dead()
         try:
-            answer = self._socket.recv(MESSAGE_BYTES)
+            answer = self._socket.recv(MESSAGE_BYTES, flags)
+        except BlockingIOError as error:
+            if flags:
+                return False
+            self._bury(TimeoutError(f"it did not answer for {ANSWER_S:.0f} s ({error})"))
         except OSError as error:
             self._bury(error)
         if not answer:
             self._bury(None)
         self._take_in(json.loads(answer))
+        return True
 
     def _take_in(self, answer: dict[str, Any]) -> None:
         video = answer["video"]

@@ -153,6 +153,11 @@ class EpisodeVideo:
         self.close()
         return self._report(partial=True)
 
+    def drop(self) -> None:
+        """Close and remove the files of an episode that was completed, and what other attempts at it left."""
+        self.discard()
+        self._remove_leftovers()
+
     def discard(self) -> None:
         """Close and remove the files."""
         for file in self._files:
@@ -260,6 +265,11 @@ def safe_name(name: str) -> str:
     """Return `name` as a part of a file name: ``[A-Za-z0-9._-]``, at most 100 characters, no ``..`` or dot in front."""
     cleaned = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:_LONGEST_NAME]
     return re.sub(r"^\.|\.(?=\.)|(?<=\.)\.", "_", cleaned) or "_"
+
+
+def plain_name(name: str) -> str:
+    """Return `name` as it is but for what would leave the folder."""
+    return re.sub(r"[/\\\0]", "_", name)
 
 
 def distinct_name(name: str, taken: Iterable[str]) -> str:

@@ -131,3 +131,25 @@ def pad_to_even(frame: RgbFrame) -> RgbFrame:
     padded[:height, width:] = frame[:, -1:]
     padded[height:] = padded[height - 1 : height]
     return padded
+
+
+def frames_by_slot(rendered: Any, num_slots: int) -> list[npt.NDArray[Any]]:
+    """Return a frame per slot, or one frame that shows all.
+
+    Raises:
+        NotRgbError: If it is no image.
+    """
+    if isinstance(rendered, (list, tuple)) and num_slots > 1 and len(rendered) == num_slots:
+        return [to_numpy(_latest(frames)) for frames in rendered]
+    pixels = to_numpy(_latest(rendered))
+    if pixels.ndim == 4 and len(pixels) > 0:
+        return list(pixels)
+    if pixels.ndim != 3:
+        raise NotRgbError(f"render() gave {type(rendered).__name__}, which is not an image")
+    return [pixels]
+
+
+def _latest(frames: Any) -> Any:
+    while isinstance(frames, (list, tuple)) and frames:
+        frames = frames[-1]
+    return frames

@@ -143,7 +143,7 @@ class SlotVideos:
             if cut_off or self._selection.keeps(success):
                 self._finished[slot] += video.finish(cut_off=cut_off, ending=ending)
             else:
-                video.discard()
+                video.drop()
 
     def keep(self, slot: int) -> None:
         """Close the files of an episode that broke, and leave them under their partial names."""

@@ -5,7 +5,6 @@ A recorder wraps a `gymnasium.Env` or a `VectorEnv`; its constructor picks the s
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +21,21 @@ from arena_ray.video.episode_video import EpisodeVideo, VideoSettings
 from arena_ray.video.selection import RecordSelection
 from arena_ray.video.slot_videos import SlotVideos
 from arena_ray.video.slots import autoreset_mode, chosen_slots, declared_num_slots, done_flags, frames_per_second
+
+
+class Once:
+    """A function that is called when its value is asked for the first time, and not again."""
+
+    __slots__ = ("_make", "_value")
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make: Callable[[], Any] | None = make
+
+    def __call__(self) -> Any:
+        """Return the value."""
+        if self._make is not None:
+            self._value, self._make = self._make(), None
+        return self._value
 
 
 class VideoRecorder:
@@ -195,7 +209,7 @@ class VideoRecorder:
         mode = self._mode = self._mode or autoreset_mode(self.env, terminated)
         done = done_flags(terminated, truncated)
         shown = self._glance(observation)
-        terminal = functools.cache(functools.partial(self._look_terminal, info))
+        terminal = Once(lambda: self._look_terminal(info))
         for index in range(self._num_slots):
             slot, ended = self._first_slot + index, bool(done[min(index, len(done) - 1)])
             if index in self._awaits_reset:
@@ -236,7 +250,7 @@ class VideoRecorder:
 
     def _glance(self, observation: Any) -> Callable[[], Any]:
         """Return `_look`, put off until a slot that is being recorded asks: rendering and copying are expensive."""
-        return functools.cache(functools.partial(self._look, observation))
+        return Once(lambda: self._look(observation))
 
     def _look(self, observation: Any) -> Any:
         """Return what the environment shows now, for all slots."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -16,11 +15,9 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWra
 
 from arena_ray.records import VideoFile
 from arena_ray.specs import VideoRecordingCfg
-from arena_ray.video.encoder import EncoderBackend
-from arena_ray.video.episode_video import EpisodeVideo, clip_stem, safe_name, viewport_stem
-from arena_ray.video.frames import NotRgbError, RgbStream, to_numpy
+from arena_ray.video.episode_video import EpisodeVideo, clip_stem, plain_name, safe_name, viewport_stem
+from arena_ray.video.frames import NotRgbError, RgbStream, frames_by_slot
 from arena_ray.video.selection import RecordSelection, capped_cubic_schedule
-from arena_ray.video.sub_env_recorders import ChildProcessRecorders, InProcessRecorders, NoBackend, SubEnvRecorders
 from arena_ray.video.video_recorder import VideoRecorder
 
 logger = logging.getLogger(__name__)
@@ -57,6 +54,8 @@ class ViewportVideoRecorder(VideoRecorder):
         fps: Frames per second of the files; ``None``: the environment's ``render_fps``, else 30.
         disable_logger: Kept for those who pass it; there is no moviepy whose logger could be disabled.
         gc_trigger: Kept for those who pass it; frames are not held in memory.
+        video_aspect_ratio: Kept for those who pass it; slots are not tiled into one picture.
+        record_first_only: Record the first slot of a vector environment only.
         slot: N of a single environment that sits in slot N; added to the index of each slot of a vector environment.
         chunk_index: C in the name of a clip.
         max_clip_steps: Steps after which a clip of all slots ends; ``None``: no limit.
@@ -75,8 +74,10 @@ class ViewportVideoRecorder(VideoRecorder):
         if cls is ViewportVideoRecorder:
             cls = _EnvViewportRecorder
             if isinstance(env, VectorEnv):
+                from arena_ray.video.sub_env_viewport_recorder import SubEnvViewportRecorder
+
                 composed = isinstance(env.unwrapped, (SyncVectorEnv, AsyncVectorEnv))
-                cls = _SubEnvViewportRecorder if composed else _BatchViewportRecorder
+                cls = SubEnvViewportRecorder if composed else _BatchViewportRecorder
         return super().__new__(cls)
 
     def __init__(
@@ -91,6 +92,8 @@ class ViewportVideoRecorder(VideoRecorder):
         disable_logger: bool = True,
         gc_trigger: Trigger | None = None,
         *,
+        video_aspect_ratio: tuple[int, int] = (1, 1),
+        record_first_only: bool = False,
         slot: int = 0,
         chunk_index: int = 0,
         max_clip_steps: int | None = None,
@@ -106,7 +109,8 @@ class ViewportVideoRecorder(VideoRecorder):
         self.episode_trigger, self.step_trigger = episode_trigger, step_trigger
         self.video_length = video_length or math.inf
         self.disable_logger, self.gc_trigger = disable_logger, gc_trigger
-        self.name_prefix = safe_name(name_prefix)
+        self.video_aspect_ratio, self.record_first_only = video_aspect_ratio, record_first_only
+        self.name_prefix = safe_name(name_prefix) if self._follows_run else plain_name(name_prefix)
         self.step_id = -1
         self.render_history: list[Any] = []
         cfg = cfg or VideoRecordingCfg(save_partial_episodes=True)
@@ -173,7 +177,7 @@ class ViewportVideoRecorder(VideoRecorder):
         """Start a recording ``<video_name><ending>.mp4``, or one per slot; what goes on is completed first."""
         if self.recording:
             self.stop_recording()
-        self._start_clips(self._clip_indices(), f"{safe_name(video_name)}{ending}")
+        self._start_clips(self._clip_indices(), f"{plain_name(video_name)}{ending}")
 
     def stop_recording(self) -> None:
         """Complete what is being recorded.
@@ -245,6 +249,8 @@ class ViewportVideoRecorder(VideoRecorder):
         self._show_all_slots()
 
     def _begin(self, index: int) -> None:
+        if index > 0 and self.record_first_only:
+            return
         super()._begin(index)
         episode = self._episode_ids[index] = self._episode_ids.get(index, -1) + 1
         if self._follows_run or self._clips_take_over or (index > 0 and not self._frame_per_slot):
@@ -293,7 +299,7 @@ class ViewportVideoRecorder(VideoRecorder):
             rendered = self.env.render()
             if isinstance(rendered, list) and self._num_slots == 1 and not self._follows_run:
                 self.render_history += rendered
-            frames = _frames_by_slot(rendered, self._num_slots)
+            frames = frames_by_slot(rendered, self._num_slots)
         except Exception as error:
             self._give_up(error)
             return []
@@ -318,7 +324,7 @@ class ViewportVideoRecorder(VideoRecorder):
 
     def _clip_indices(self) -> range:
         """Return the positions that a clip is made of: each slot, or the first for one that shows all."""
-        return range(1 if self._frame_per_slot is False else self._num_slots)
+        return range(1 if self._frame_per_slot is False or self.record_first_only else self._num_slots)
 
     def _start_clips(self, indices: Iterable[int], name: str, ending: str = "") -> None:
         """Start clips ``<name>[-env<N>]<ending>.mp4``; each gets its first frame when one is shown."""
@@ -373,117 +379,6 @@ class _BatchViewportRecorder(ViewportVideoRecorder, VectorWrapper[Any, Any, Any,
     pass
 
 
-class _SubEnvViewportRecorder(ViewportVideoRecorder, VectorWrapper[Any, Any, Any, Any, Any]):
-    """Collects from recorders that sit in the sub-environments."""
-
-    def __init__(
-        self,
-        env: Any,
-        video_folder: str | Path,
-        episode_trigger: Trigger | None = None,
-        step_trigger: Trigger | None = None,
-        video_length: int = 0,
-        name_prefix: str = "rl-video",
-        fps: float | None = None,
-        *ignored: Any,
-        slot: int = 0,
-        cfg: VideoRecordingCfg | None = None,
-        success_key: str | None = None,
-        **more: Any,
-    ) -> None:
-        triggered = (episode_trigger, step_trigger, video_length, name_prefix, fps, *ignored)
-        super().__init__(env, video_folder, *triggered, slot=slot, cfg=cfg, success_key=success_key, **more)
-        wrap = functools.partial(
-            _wrap_sub_env, slot, (str(self._folder), *triggered), {"cfg": cfg, "success_key": success_key}
-        )
-        base = env.unwrapped
-        kind = InProcessRecorders if isinstance(base, SyncVectorEnv) else ChildProcessRecorders
-        self._inside: SubEnvRecorders = kind(base, wrap)
-
-    def _open_backend(self) -> EncoderBackend:
-        return NoBackend()
-
-    @property
-    def recording(self) -> bool:
-        """Whether any sub-environment is being recorded."""
-        return any(recording for recording, _, _ in self._states())
-
-    @property
-    def recorded_frames(self) -> range:
-        """Something as long as the longest recording is."""
-        return range(max((frames for _, frames, _ in self._states()), default=0))
-
-    @property
-    def episode_id(self) -> int:
-        """Index of the episode that began last, in the first slot; -1 before the first."""
-        return next((episode for _, _, episode in self._states()), -1)
-
-    def _states(self) -> list[tuple[bool, int, int]]:
-        return [state for state in self._call_all("recording_state") if state is not None]
-
-    def start_recording(self, video_name: str, ending: str = "") -> None:
-        """Start a recording ``<video_name>-env<N><ending>.mp4`` in each sub-environment."""
-        for index in range(self._num_slots):
-            slot = f"-env{self._first_slot + index}"
-            self._inside.call(index, "start_recording", video_name, f"{slot}{ending}")
-
-    def _complete_all(self) -> None:
-        for index, state in enumerate(self._call_all("recording_state")):
-            if state is not None and state[0]:
-                self._inside.call(index, "stop_recording")
-
-    def _call_all(self, name: str, *arguments: Any) -> list[Any]:
-        return [self._inside.call(index, name, *arguments) for index in range(self._num_slots)]
-
-    def assign_episodes(self, episodes: Mapping[int, int], attempt: int = 1) -> None:
-        self._call_all("assign_episodes", dict(episodes), attempt)
-
-    def take_videos(self, slot: int, success: bool | None = None) -> tuple[VideoFile, ...]:
-        if not self._closed:
-            self._fetch(slot - self._first_slot, success)
-        return super().take_videos(slot)
-
-    def discard_episode(self, slot: int) -> None:
-        self._inside.call(slot - self._first_slot, "discard_episode", slot)
-
-    def abort_episode(self, slot: int) -> None:
-        self._inside.call(slot - self._first_slot, "abort_episode", slot)
-
-    def end_recording(self) -> None:
-        for index in range(self._num_slots):
-            self._inside.call(index, "end_recording")
-            self._fetch(index)
-
-    def keep_running_videos(self) -> None:
-        for index in range(self._num_slots):
-            self._inside.call(index, "keep_running_videos")
-            self._fetch(index)
-
-    def _keep_running(self, error: BaseException) -> None:
-        for index, video in self._inside.left_behind(error):
-            self._videos.report(self._first_slot + index, (video,))
-        self.keep_running_videos()
-
-    def _fetch(self, index: int, success: bool | None = None) -> None:
-        slot = self._first_slot + index
-        self._videos.report(slot, tuple(self._inside.call(index, "take_videos", slot, success) or ()))
-
-    def _record_reset(self, chosen: frozenset[int] | None, observation: Any) -> None:
-        pass
-
-    def _record_step(self, observation: Any, reward: Any, terminated: Any, truncated: Any, info: Any) -> None:
-        self.step_id += 1
-
-
-def _wrap_sub_env(first_slot: int, arguments: tuple[Any, ...], keywords: dict[str, Any], env: Any, index: int) -> Any:
-    """Return a sub-environment in its recorder, whose names tell its slot."""
-    slot = first_slot + index
-    recorder = ViewportVideoRecorder(env, *arguments, slot=slot, **keywords)
-    if keywords["cfg"] is None:
-        recorder.name_prefix += f"-env{slot}"
-    return recorder
-
-
 def _check_render_mode(env: Any) -> None:
     render_mode = env.render_mode
     if not str(render_mode).startswith("rgb_array"):
@@ -491,25 +386,3 @@ def _check_render_mode(env: Any) -> None:
             f"the environment's render_mode is {render_mode!r}, and the viewport can only be recorded from one that "
             "renders to arrays; build it with render_mode='rgb_array' (VideoRecordingCfg.render_mode)"
         )
-
-
-def _frames_by_slot(rendered: Any, num_slots: int) -> list[npt.NDArray[Any]]:
-    """Return a frame per slot, or one frame that shows all.
-
-    Raises:
-        NotRgbError: If it is no image.
-    """
-    if isinstance(rendered, (list, tuple)) and num_slots > 1 and len(rendered) == num_slots:
-        return [to_numpy(_latest(frames)) for frames in rendered]
-    pixels = to_numpy(_latest(rendered))
-    if pixels.ndim == 4 and len(pixels) > 0:
-        return list(pixels)
-    if pixels.ndim != 3:
-        raise NotRgbError(f"render() gave {type(rendered).__name__}, which is not an image")
-    return [pixels]
-
-
-def _latest(frames: Any) -> Any:
-    while isinstance(frames, (list, tuple)) and frames:
-        frames = frames[-1]
-    return frames

@@ -14,7 +14,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from arena_ray.specs import EncoderName, VideoRecordingCfg
-from arena_ray.video import CameraObsVideoRecorder
+from arena_ray.video import CameraObsVideoRecorder, encoder_process
 from tests.video.envs import (
     LEVEL,
     MODES,
@@ -313,7 +313,10 @@ def test_a_depth_camera_is_skipped_with_one_line(
     ],
 )
 @pytest.mark.parametrize("encoder", ["inline", "process"])
-def test_every_kind_of_picture_is_recorded(tmp_path: Path, turn: Any, encoder: EncoderName) -> None:
+def test_every_kind_of_picture_is_recorded(
+    tmp_path: Path, turn: Any, encoder: EncoderName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder_process, "SMALLEST_FRAME", 0)
     env = FrameEnv([turn(gray(step)) for step in range(3)])
     run_episode(CameraObsVideoRecorder(env, tmp_path, cfg=VideoRecordingCfg(encoder=encoder)))
     assert steps_shown(tmp_path / front(0, 0)) == [0, 1, 2]

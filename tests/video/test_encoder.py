@@ -30,7 +30,8 @@ def video_format(width: int = 32, height: int = 32, fps: float = 20.0, **more: A
 
 
 @pytest.fixture(params=["inline", "process", "imageio-ffmpeg"])
-def backend(request: pytest.FixtureRequest) -> Iterator[EncoderBackend]:
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[EncoderBackend]:
+    monkeypatch.setattr(encoder_process, "SMALLEST_FRAME", 0)
     opened = encoder_module.open_exactly(request.param)
     yield opened
     opened.close()

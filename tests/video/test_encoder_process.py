@@ -20,6 +20,7 @@ from arena_ray.specs import VideoRecordingCfg
 from arena_ray.video import encoder_process, video_recorders, wrap_env_for_video
 from arena_ray.video.encoder import Encoder, EncoderBackend, EncoderError, VideoFormat, open_exactly
 from arena_ray.video.encoder_process import EncoderProcess, EncoderProcessError
+from arena_ray.video.pyav_encoder import PyAvEncoder
 from arena_ray.video.remux import count_frames
 from tests.video.envs import StepEnv, gray, names, run_episode, steps_shown
 
@@ -32,6 +33,11 @@ def backend() -> Iterator[EncoderBackend]:
     opened = open_exactly("process")
     yield opened
     opened.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_frame_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder_process, "SMALLEST_FRAME", 0)
 
 
 def the_process() -> EncoderProcess:
@@ -85,6 +91,12 @@ def test_a_backend_that_nobody_closes_ends_its_process_when_it_is_collected() ->
     del backend
     gc.collect()
     assert children() == before
+
+
+def test_tiny_frames_are_encoded_here(tmp_path: Path, backend: EncoderBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder_process, "SMALLEST_FRAME", 64 * 64)
+    assert isinstance(backend.open(tmp_path / "a.mp4", VideoFormat(width=64, height=63, fps=20.0)), PyAvEncoder)
+    assert not isinstance(backend.open(tmp_path / "b.mp4", VideoFormat(width=64, height=64, fps=20.0)), PyAvEncoder)
 
 
 def test_many_videos_at_once(tmp_path: Path, backend: EncoderBackend) -> None:

@@ -249,3 +249,31 @@ def test_cartpole(tmp_path: Path, render_mode: str, monkeypatch: pytest.MonkeyPa
     env.close()
     shown = decode(tmp_path / viewport(0, 0))
     assert (len(shown), shown[0].shape) == (steps + 1, (400, 600, 3))
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "native"], ids=str)
+@pytest.mark.parametrize("how", ["episodes", "manual"])
+def test_the_first_slot_only(tmp_path: Path, kind: str, how: str) -> None:
+    mode = AutoresetMode.DISABLED
+    inner = BatchEnv(mode) if kind == "native" else vector_env(kind, mode)
+    env: Any = ViewportVideoRecorder(
+        inner,
+        tmp_path,
+        episode_trigger=lambda episode: how == "episodes",
+        video_aspect_ratio=(16, 9),
+        record_first_only=True,
+    )
+    env.reset(seed=0)
+    if how == "manual":
+        env.start_recording("mine")
+    for _ in range(2):
+        env.step(np.zeros(2, np.int64))
+    env.close()
+    assert names(tmp_path) == ["rl-video-env0-episode-0.mp4" if how == "episodes" else "mine-env0.mp4"]
+
+
+def test_names_stay_as_they_are_but_for_what_would_leave_the_folder(tmp_path: Path) -> None:
+    env = ViewportVideoRecorder(StepEnv(length=1), tmp_path / "videos", name_prefix="käse mit ../brot")
+    run_episode(env)
+    env.close()
+    assert names(tmp_path / "videos") == ["käse mit .._brot-episode-0.mp4"]
