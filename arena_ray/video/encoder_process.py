@@ -1,36 +1,34 @@
 """H.264 in one process beside this one, which all recorders of this process share.
 
-Frames go through a ring in memory without a name (`os.memfd_create`), whose size does not depend on ``/dev/shm``; what
-to do with them goes through a socket, a message at a time. The process ends with its last user, and if it dies, what it
-had open is lost to it and later videos are encoded in this process.
+Frames go through a ring in shared memory, without a system call; which videos to open and close is told through a
+socket, and waited for. The process ends with its last user, and if it dies, what it had open is lost to it and later
+videos are encoded in this process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
-import mmap
 import os
 import socket
 import struct
 import subprocess
 import sys
 import threading
+import time
 import weakref
-from collections import defaultdict, deque
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-
 from arena_ray.video.encoder import Encoder, EncoderBackend, EncoderError, RgbFrame, VideoFormat, open_exactly
-from arena_ray.video.encoder_process_main import COMMAND, MESSAGE_BYTES, format_to_json
+from arena_ray.video.encoder_process_main import COMMAND, MESSAGE_BYTES
+from arena_ray.video.frame_ring import FrameRing
 
 logger = logging.getLogger(__name__)
-
-#: Size of the ring unless frames are very large; it is resident in both processes.
-RING_BYTES = 12 * 2**20
 
 #: A ring holds at least so many frames.
 RING_FRAMES = 3
@@ -38,11 +36,11 @@ RING_FRAMES = 3
 #: Frames of one video that may wait: what a crash of both processes costs it, besides what the muxer holds.
 FRAMES_IN_FLIGHT = 3
 
-#: Frames of all videos that may wait: more would fill the sockets, and both sides would wait for each other.
-MOST_FRAMES_IN_FLIGHT = 64
-
 #: Frames of fewer pixels are encoded here: handing them over would cost more.
 SMALLEST_FRAME = 64 * 64
+
+#: How long to sleep between two looks whether a frame has been read, seconds.
+NAP_S = 0.0002
 
 #: How long the process may take to answer before it is given up, seconds.
 ANSWER_S = 30.0
@@ -123,11 +121,11 @@ class EncoderProcess:
         self._lock = threading.RLock()
         self._death: str | None = None
         self._next_video = 0
-        self._open: set[int] = set()
+        self._heard = 0
         self._errors: dict[int, str] = {}
         self._closed: dict[int, str | None] = {}
         self._in_flight: defaultdict[int, int] = defaultdict(int)
-        self._ring = _Ring()
+        self._ring = FrameRing()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             self._socket.setsockopt(socket.SOL_SOCKET, direction, struct.pack("ll", round(ANSWER_S), 0))
@@ -136,18 +134,13 @@ class EncoderProcess:
 
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         """Start the process; it is ready some tenths of a second later, and meanwhile the first frames wait."""
+        descriptors = (self._ring.descriptor, self._ring.counters.descriptor, theirs.fileno())
         # A process dies with the thread that started it (PR_SET_PDEATHSIG), so only the main thread may ask for that.
         follow = threading.current_thread() is threading.main_thread()
-        arguments = {
-            "memory": self._ring.descriptor,
-            "socket": theirs.fileno(),
-            "parent": self._owner,
-            "follow": follow,
-        }
         paths = [path or str(Path.cwd()) for path in sys.path]
         return subprocess.Popen(
-            [sys.executable, "-c", COMMAND, json.dumps(arguments)],
-            pass_fds=(self._ring.descriptor, theirs.fileno()),
+            [sys.executable, "-c", COMMAND, json.dumps([*descriptors, self._owner, follow])],
+            pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"},
@@ -171,12 +164,10 @@ class EncoderProcess:
             video = self._next_video
             frame_bytes = video_format.width * video_format.height * 3
             if self._ring.capacity < RING_FRAMES * frame_bytes:
-                while self._ring.waiting:
-                    self._take_answer()
+                self._wait(lambda: self._ring.waiting == 0)
                 self._ring.grow(RING_FRAMES * frame_bytes)
                 self._send({"do": "grow"})
-            self._send({"do": "open", "video": video, "path": str(path), "format": format_to_json(video_format)})
-            self._open.add(video)
+            self._send({"do": "open", "video": video, "path": str(path), "format": dataclasses.asdict(video_format)})
             return video
 
     def write(self, video: int, frame: RgbFrame) -> None:
@@ -186,20 +177,15 @@ class EncoderProcess:
             EncoderError: If the file takes no more frames.
         """
         with self._lock:
-            # What is answered is taken in at once, so that the ring starts over and its memory stays in the cache.
-            while self._take_answer(socket.MSG_DONTWAIT):
-                pass
-            while not self._may_send(video, frame.nbytes):
-                self._take_answer()
+            self._raise_if_dead()
+            size = frame.nbytes
+            self._wait(lambda: self._in_flight[video] < FRAMES_IN_FLIGHT and self._ring.has_room(size))
             if video in self._errors:
                 raise EncoderError(self._errors[video])
-            offset = self._ring.put(frame, video)
             self._in_flight[video] += 1
-            self._send({"do": "frame", "video": video, "at": offset})
-
-    def _may_send(self, video: int, size: int) -> bool:
-        few = self._in_flight[video] < FRAMES_IN_FLIGHT and self._ring.waiting < MOST_FRAMES_IN_FLIGHT
-        return few and self._ring.has_room(size)
+            self._ring.put(frame, video)
+            if self._ring.counters.asleep:
+                self._send({"do": "wake"})
 
     def close_video(self, video: int) -> None:
         """Complete a file.
@@ -209,15 +195,14 @@ class EncoderProcess:
         """
         with self._lock:
             try:
-                if video in self._open:
-                    self._send({"do": "close", "video": video})
+                self._send({"do": "close", "video": video})
                 while video not in self._closed:
-                    self._take_answer()
+                    self._hear()
                 error = self._errors.get(video) or self._closed[video]
             finally:
-                self._open.discard(video)
-                for facts in (self._closed, self._errors, self._in_flight):
-                    facts.pop(video, None)
+                self._closed.pop(video, None)
+                self._errors.pop(video, None)
+                self._in_flight.pop(video, None)
         if error is not None:
             raise EncoderError(error)
 
@@ -241,40 +226,49 @@ class EncoderProcess:
                 self._program.kill()
                 self._program.wait()
 
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        """Wait until frames that were read make a condition true."""
+        given_up, looked = time.monotonic() + ANSWER_S, 0
+        while True:
+            for video in self._ring.free():
+                if video in self._in_flight:
+                    self._in_flight[video] -= 1
+            while self._heard < self._ring.counters.complaints:
+                self._hear()
+            if condition():
+                return
+            time.sleep(NAP_S)
+            looked += 1
+            if looked % 100 == 0 and self._program.poll() is not None:
+                self._bury(None)
+            if time.monotonic() > given_up:
+                self._bury(TimeoutError(f"it did not answer for {ANSWER_S:.0f} s"))
+
     def _send(self, message: dict[str, Any]) -> None:
+        """Send a message, to be carried out after the frames that were posted before it."""
         self._raise_if_dead()
         try:
-            self._socket.send(json.dumps(message).encode())
+            self._socket.send(json.dumps({"after": self._ring.counters.posted, **message}).encode())
         except OSError as error:
             self._bury(error)
 
-    def _take_answer(self, flags: int = 0) -> bool:
-        """Take the next answer in: wait for it, or with `MSG_DONTWAIT` return whether there was one."""
+    def _hear(self) -> None:
+        """Wait for the next answer and take it in: an error of a frame or an opening, or the end of a file."""
         self._raise_if_dead()
         try:
-            answer = self._socket.recv(MESSAGE_BYTES, flags)
-        except BlockingIOError as error:
-            if flags:
-                return False
-            self._bury(TimeoutError(f"it did not answer for {ANSWER_S:.0f} s ({error})"))
+            answer = self._socket.recv(MESSAGE_BYTES)
+        except BlockingIOError:
+            self._bury(TimeoutError(f"it did not answer for {ANSWER_S:.0f} s"))
         except OSError as error:
             self._bury(error)
         if not answer:
             self._bury(None)
-        self._take_in(json.loads(answer))
-        return True
-
-    def _take_in(self, answer: dict[str, Any]) -> None:
-        video = answer["video"]
-        if answer["done"] == "close":
-            self._closed[video] = answer["error"]
-            return
-        if answer["done"] == "frame":
-            self._ring.free()
-            if video in self._in_flight:
-                self._in_flight[video] -= 1
-        if answer["error"] is not None:
-            self._errors.setdefault(video, answer["error"])
+        told = json.loads(answer)
+        if told["done"] == "close":
+            self._closed[told["video"]] = told["error"]
+        else:
+            self._heard += 1
+            self._errors.setdefault(told["video"], told["error"])
 
     def _raise_if_dead(self) -> None:
         if self._owner != os.getpid():
@@ -292,56 +286,3 @@ class EncoderProcess:
         how = f"exit status {self._program.returncode}" + (f", {error}" if error is not None else "")
         self._death = f"the process that encodes is gone ({how})"
         raise EncoderProcessError(self._death) from error
-
-
-class _Ring:
-    """Frames on their way, first in, first out, in memory that two processes share."""
-
-    def __init__(self) -> None:
-        self.descriptor = os.memfd_create("arena_ray-frames")
-        self.capacity = RING_BYTES
-        os.ftruncate(self.descriptor, self.capacity)
-        self._memory = mmap.mmap(self.descriptor, self.capacity)
-        self._frames: deque[tuple[int, int]] = deque()
-
-    @property
-    def waiting(self) -> int:
-        """Frames that are not freed."""
-        return len(self._frames)
-
-    def grow(self, capacity: int) -> None:
-        """Make the empty ring larger."""
-        self._memory.close()
-        self.capacity = capacity
-        os.ftruncate(self.descriptor, capacity)
-        self._memory = mmap.mmap(self.descriptor, capacity)
-
-    def has_room(self, size: int) -> bool:
-        return self._place(size) is not None
-
-    def _place(self, size: int) -> int | None:
-        """Return where the next frame may go: behind the newest, or at the start if that is free."""
-        if not self._frames:
-            return 0
-        oldest, newest = self._frames[0][0], sum(self._frames[-1])
-        if newest > oldest:
-            if newest + size <= self.capacity:
-                return newest
-            newest = 0
-        return newest if newest + size <= oldest else None
-
-    def put(self, frame: RgbFrame, video: int) -> int:
-        """Copy a frame into the ring, which has room; return its offset."""
-        offset = self._place(frame.nbytes)
-        assert offset is not None
-        np.copyto(np.ndarray(frame.shape, np.uint8, self._memory, offset), frame)
-        self._frames.append((offset, frame.nbytes))
-        return offset
-
-    def free(self) -> None:
-        """Give back the room of the oldest frame."""
-        self._frames.popleft()
-
-    def close(self) -> None:
-        self._memory.close()
-        os.close(self.descriptor)
