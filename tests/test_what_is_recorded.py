@@ -120,9 +120,7 @@ JOBS = [
 
 LAYOUTS = [
     pytest.param(({"num_envs": 1}, {"inline": True, "chunk_size": 1}), id="one-slot-chunks-of-1"),
-    pytest.param(({"num_envs": 1}, {"inline": True, "chunk_size": 4}), id="one-slot-chunks-of-4"),
-    pytest.param(({"num_envs": 3}, {"inline": True, "chunk_size": 2}), id="three-slots-chunks-of-2"),
-    pytest.param(({"num_envs": 3}, {"inline": True, "chunk_size": 10}), id="three-slots-one-chunk"),
+    pytest.param(({"num_envs": 3}, {"inline": True, "chunk_size": 4}), id="three-slots-chunks-of-4"),
     pytest.param(
         ({"num_envs": 3}, {"num_workers": 2, "chunk_size": 4, "isolation": "run"}),
         marks=pytest.mark.ray,

@@ -10,7 +10,8 @@ loops begin when it is ready.
 1. CartPole, 600x400, 500 steps in one episode, `close()` included: on two cores and on one;
 2. CartPole, random actions, 20 episodes of 24 frames on average, a file each: on two cores and on one;
 3. 16 streams of 256x256 beside a step of 20 ms;
-4. resident memory of a stream of 5,000 frames of 640x480.
+4. resident memory of a stream of 5,000 frames of 640x480;
+5. how many of the lengths from 1 to 600 frames are exact at 25, 30, 50 and 60 frames per second.
 """
 
 from __future__ import annotations
@@ -281,6 +282,18 @@ def memory(repeats: int) -> dict[str, float]:
     return found
 
 
+def exact_lengths(repeats: int) -> dict[str, float]:
+    """Count the lengths that come out exact, of 600 at each rate."""
+    from tests.video.test_record_video_stand_in import frame_counts
+
+    found = {}
+    for fps in (25, 30, 50, 60):
+        with tempfile.TemporaryDirectory() as folder:
+            counts = frame_counts(Path(folder), fps, range(1, 601))
+        found[f"exact of 600 at {fps} fps"] = float(sum(frames == length for length, frames in counts.items()))
+    return found
+
+
 def start_of_the_process(repeats: int) -> dict[str, float]:
     """Measure from asking for the encoding process to its first finished video of one frame."""
     times = []
@@ -303,6 +316,7 @@ TABLES: dict[str, tuple[Callable[[int], dict[str, float]], int]] = {
     "short episodes, one core": (short_episodes, 1),
     "16 streams, two cores": (streams, 2),
     "memory of 5,000 frames": (memory, 2),
+    "exact lengths": (exact_lengths, 2),
     "start of the encoding process": (start_of_the_process, 2),
 }
 

@@ -78,11 +78,22 @@ def test_close_twice_is_close_once(tmp_path: Path, backend: EncoderBackend) -> N
     assert len(decode(tmp_path / "a.mp4")) == 1
 
 
-def test_an_open_file_can_be_played_up_to_the_last_frame_but_one(tmp_path: Path) -> None:
-    encoder = PyAvEncoder(tmp_path / "a.mp4", video_format(32, 32))
+@pytest.mark.parametrize(("batch", "at_least"), [(1, 9), (4, 6)], ids=str)
+def test_an_open_file_can_be_played_up_to_its_last_batch(tmp_path: Path, batch: int, at_least: int) -> None:
+    encoder = PyAvEncoder(tmp_path / "a.mp4", video_format(), batch)
     for step in range(10):
         encoder.write(gray(step))
-    assert steps_shown(tmp_path / "a.mp4")[:9] == list(range(9))
+    shown = steps_shown(tmp_path / "a.mp4")
+    assert shown == list(range(len(shown)))
+    assert len(shown) >= at_least
+    encoder.close()
+    assert steps_shown(tmp_path / "a.mp4") == list(range(10))
+
+
+def test_a_file_is_there_from_its_first_frame_on(tmp_path: Path) -> None:
+    encoder = PyAvEncoder(tmp_path / "a.mp4", video_format())
+    encoder.write(gray(0))
+    assert (tmp_path / "a.mp4").stat().st_size > 0
     encoder.close()
 
 
