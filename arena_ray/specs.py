@@ -176,7 +176,7 @@ class VideoRecordingCfg:
             same episodes in every run), or by outcome ``failures`` (without success, or broken) and ``successes``.
         cameras: Cameras to record; ``None``: every one.
         max_resolution: Longest side of the video in pixels; larger frames are scaled down. ``None``: no limit.
-        preset: ``fast`` costs the least time; ``small`` files take about three times as long to encode.
+        preset: ``fast`` costs the least time; ``small`` files are a third of the size and take twice as long or more.
         video_length: Steps after which a video ends although its episode goes on; 0: whole episodes.
         outcome_in_name: Put ``-success`` or ``-failure`` behind the file's stem, where the environment tells.
         overlay: Write episode, step, reward and success into the picture.

@@ -103,7 +103,7 @@ class EncoderProcess:
     """The encoding process as its parent sees it. Methods may be called from any thread."""
 
     _shared: EncoderProcess | None = None
-    _sharing = threading.Lock()
+    _sharing = threading.RLock()  # The collector may release one backend while another is opened.
 
     @classmethod
     def shared(cls) -> EncoderProcess:

@@ -34,6 +34,9 @@ HYBRID = "hybrid_fragmented"
 FRAGMENTED = "frag_keyframe+empty_moov+default_base_moof"
 EVERY_FRAME = "frag_every_frame"
 
+#: So many frames are encoded at once, each: the file is there, or its error, and a crash leaves something to see.
+FIRST_FRAMES = 8
+
 # zerolatency: no frame waits inside x264, so a crash costs at most what the muxer still holds. A constant quantiser
 # spares x264 the look at a half-size picture that rate control needs: a quarter of the time, at the same quality.
 X264 = {
@@ -165,7 +168,7 @@ class _Stream:
         picture.pts = self._frames
         self._pictures.append(picture)
         self._frames += 1
-        if len(self._pictures) == self._batch or self._frames == 1:  # The first creates the file, or says why not.
+        if len(self._pictures) == self._batch or self._frames <= FIRST_FRAMES:
             self._encode_pictures()
 
     def _encode_pictures(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
@@ -10,6 +11,8 @@ from arena_ray.records import VideoFile
 from arena_ray.video.encoder import RgbFrame
 from arena_ray.video.episode_video import EpisodeVideo, outcome_ending
 from arena_ray.video.selection import RecordSelection
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -52,6 +55,7 @@ class SlotVideos:
         self._counts: defaultdict[int, int] = defaultdict(int)
         self._is_assigned = False
         self._finished: defaultdict[int, list[VideoFile]] = defaultdict(list)
+        self._said_unknown = False
 
     @property
     def is_assigned(self) -> bool:
@@ -138,12 +142,21 @@ class SlotVideos:
             self._decide(slot, videos, success, cut_off=cut_off)
 
     def _decide(self, slot: int, videos: list[EpisodeVideo], success: bool | None, *, cut_off: bool = False) -> None:
+        if videos and success is None and self._selection.by_outcome and not cut_off:
+            self._say_that_nothing_tells_success()
         ending = outcome_ending(success) if self._outcome_in_name else ""
         for video in videos:
             if cut_off or self._selection.keeps(success):
                 self._finished[slot] += video.finish(cut_off=cut_off, ending=ending)
             else:
                 video.drop()
+
+    def _say_that_nothing_tells_success(self) -> None:
+        if not self._said_unknown:
+            self._said_unknown = True
+            logger.warning(
+                "an episode's outcome is not known, so its video is not kept; name success.key, or record all"
+            )
 
     def keep(self, slot: int) -> None:
         """Close the files of an episode that broke, and leave them under their partial names."""

@@ -218,19 +218,18 @@ def test_a_process_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch:
     assert steps_shown(tmp_path / "b.mp4") == [0]
 
 
-def test_a_process_that_died_is_replaced_for_the_next_recorder(tmp_path: Path) -> None:
-    first = open_exactly("process")
-    os.kill(the_process().pid, signal.SIGKILL)
-    first.open(tmp_path / "a.mp4", FORMAT)
-    assert wait_until(lambda: not is_alive(the_process().pid))
-    with contextlib.suppress(EncoderError):
-        the_process().open(tmp_path / "b.mp4", FORMAT)
-        the_process().close_video(1)
-    second = open_exactly("process")
-    assert is_alive(the_process().pid)
+def test_a_process_that_died_is_replaced_for_the_next_recorder() -> None:
+    first, died = open_exactly("process"), the_process()
+    os.kill(died.pid, signal.SIGKILL)
+    assert wait_until(lambda: not is_alive(died.pid))
+    with pytest.raises(EncoderProcessError, match="exit status -9"):
+        died.close_video(1)
+    second, other = open_exactly("process"), the_process()
+    assert (other is not died, is_alive(other.pid)) == (True, True)
     first.close()
+    assert is_alive(other.pid)
     second.close()
-    assert EncoderProcess._shared is None
+    assert (EncoderProcess._shared, is_alive(other.pid)) == (None, False)
 
 
 def test_a_thread_that_ends_does_not_take_the_process_along(tmp_path: Path) -> None:

@@ -185,3 +185,11 @@ def test_a_reset_may_keep_what_it_cuts_off(tmp_path: Path) -> None:
     run(videos, 0)
     assert [video.partial for video in videos.take(0)] == [True, False]
     assert names(tmp_path) == ["0-front-0.mp4", "0-front-1.mp4"]
+
+
+def test_an_outcome_that_nobody_knows_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    videos = slot_videos(tmp_path, record="failures")
+    for _ in range(3):
+        run(videos, 0)
+    assert caplog.text.count("outcome is not known, so its video is not kept") == 1
+    assert names(tmp_path) == []
