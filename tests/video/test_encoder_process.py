@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -257,6 +258,15 @@ def run_child(code: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def playable_frames(path: Path) -> int:
+    """Count frames as a player does, up to a torn last one."""
+    frames = 0
+    with av.open(str(path)) as container, contextlib.suppress(av.error.InvalidDataError):
+        for _ in container.decode(video=0):
+            frames += 1
+    return frames
+
+
 WRITER = """
 import os, signal, sys, time
 from pathlib import Path
@@ -283,7 +293,7 @@ def test_the_whole_group_is_killed_and_at_least_130_of_137_frames_are_there(
         pid = int(child.stdout.readline())
         os.killpg(child.pid, signal.SIGKILL)
     assert wait_until(lambda: not is_alive(pid))
-    assert 130 <= len(steps_shown(tmp_path / "a.mp4")) <= 137
+    assert 130 <= playable_frames(tmp_path / "a.mp4") <= 137
 
 
 FORKED = {
@@ -308,7 +318,7 @@ def test_no_orphan_when_the_parent_is_killed(tmp_path: Path, name: str, state: s
             assert wait_until(lambda: not is_alive(pid), 5.0)
         finally:
             os.killpg(child.pid, signal.SIGKILL)
-    assert len(steps_shown(tmp_path / "a.mp4")) >= 130
+    assert playable_frames(tmp_path / "a.mp4") >= 130
 
 
 def test_no_orphan_when_another_thread_started_it_and_a_child_holds_the_socket(tmp_path: Path) -> None:
