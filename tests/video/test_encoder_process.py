@@ -37,6 +37,12 @@ def backend() -> Iterator[EncoderBackend]:
 
 
 @pytest.fixture(autouse=True)
+def _nobody_else_uses_the_process() -> None:
+    """Recorders that earlier tests left unclosed, in a cycle with their environment, hold it until collected."""
+    gc.collect()
+
+
+@pytest.fixture(autouse=True)
 def _no_frame_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder_process, "SMALLEST_FRAME", 0)
 
