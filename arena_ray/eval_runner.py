@@ -14,7 +14,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
@@ -23,14 +24,13 @@ from arena_ray.config import EvalPlan, load_plan
 from arena_ray.deadlines import Deadlines
 from arena_ray.errors import StorageError
 from arena_ray.journal import RunJournal, RunObserver, new_run
-from arena_ray.ledger import Exhausted, Ledger
+from arena_ray.ledger import Exhausted, History, Ledger
 from arena_ray.pools import ChunkEvents, ChunkFinished, PoolEvent, WorkerLost, WorkerPool, open_pool
 from arena_ray.records import (
     EpisodeError,
     EpisodeRecord,
     EpisodesReturned,
     EpisodeStarted,
-    EpisodeStatus,
     Event,
     Failure,
     Notice,
@@ -90,7 +90,7 @@ class Run(Generic[ResultT]):
         plan: What to do.
         open_journal: Called once with the hardware, when nothing can be refused any more; it decides where the run
             writes (`journal.new_run`: into a new run directory) and what becomes of a record.
-        recorded: Episodes (job, episode, status) that have a record already, and are not run.
+        history: What stands in the run directory already; those episodes are not run.
 
     Attributes:
         signal: The signal that ended the run early, or ``None``.
@@ -103,7 +103,7 @@ class Run(Generic[ResultT]):
         self,
         plan: EvalPlan,
         open_journal: Callable[[Mapping[str, Any]], RunJournal[ResultT]],
-        recorded: Iterable[tuple[str, int, EpisodeStatus]] = (),
+        history: History | None = None,
     ) -> None:
         self.signal: int | None = None
         self.storage_error: StorageError | None = None
@@ -116,7 +116,8 @@ class Run(Generic[ResultT]):
             max_attempts=plan.settings.max_attempts,
             continue_on_error=plan.settings.continue_on_error,
         )
-        self._ledger.resume_from(recorded)
+        self._ledger.take_over(history or {})
+        self._held: list[tuple[float, str]] = []
         self._deadlines = Deadlines(plan.settings)
         self._ends_at_once = False
         self._runs_here = False
@@ -142,7 +143,7 @@ class Run(Generic[ResultT]):
                         self._loop(pool)
                 except StorageError as error:
                     self.storage_error = error
-                    self._ledger.stop(str(error))
+                    self._ledger.storage_failed(str(error))
                 finally:
                     result = self._finish()
                 return result
@@ -154,6 +155,7 @@ class Run(Generic[ResultT]):
 
     def _loop(self, pool: WorkerPool) -> None:
         while not self._ledger.finished and not self._ends_at_once:
+            self._release()
             self._hand_out(pool)
             for event in self._wait(pool):
                 self._handle(event, pool)
@@ -186,6 +188,13 @@ class Run(Generic[ResultT]):
                 self._journal.event("chunk_started", chunk, episodes=len(chunk.episodes))
                 pool.submit(chunk)
 
+    def _release(self) -> None:
+        """Let jobs go on whose back-off is over."""
+        now = time.monotonic()
+        for until, job_name in [held for held in self._held if held[0] <= now]:
+            self._held.remove((until, job_name))
+            self._ledger.release(job_name)
+
     def _handle(self, event: PoolEvent, pool: WorkerPool) -> None:
         chunk = event.chunk
         if isinstance(event, ChunkEvents):
@@ -204,8 +213,8 @@ class Run(Generic[ResultT]):
         self._deadlines.heard(chunk, item)
         if isinstance(item, EpisodeRecord):
             self._commit(item)
-            if item.status == "error":
-                self._ledger.episode_failed(item)
+            if item.error is not None:
+                self._ledger.episode_failed(item, item.error.cause)
         elif isinstance(item, EpisodeStarted):
             self._ledger.started(name, index, item.episode)
         elif isinstance(item, EpisodesReturned):
@@ -240,7 +249,10 @@ class Run(Generic[ResultT]):
         self._journal.event("worker_lost", chunk, cause=loss.cause, message=loss.message)
         verdict = self._ledger.lost_chunk(chunk.job.name, chunk.index, loss.cause, loss.message)
         if verdict.suspects or verdict.requeued:
-            self._journal.event("requeued", chunk, suspects=[*verdict.suspects], waiting=[*verdict.requeued])
+            waits = {"back_off_s": verdict.back_off_s} if verdict.back_off_s else {}
+            self._journal.event("requeued", chunk, suspects=[*verdict.suspects], waiting=[*verdict.requeued], **waits)
+        if verdict.back_off_s:
+            self._held.append((time.monotonic() + verdict.back_off_s, chunk.job.name))
         for exhausted in verdict.exhausted:
             self._commit(_exhausted_record(chunk, exhausted, loss))
 

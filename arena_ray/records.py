@@ -59,11 +59,23 @@ class WorkerInfo:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeError:
-    """Why an episode has no outcome: the exception's type, its message, and the traceback's text if there is one."""
+    """Why an episode has no outcome: the exception's type, its message, and the traceback's text if there is one.
+
+    Attributes:
+        type: Name of the exception's class, or ``WorkerLost``.
+        message: Its message.
+        traceback: Its traceback.
+        cause: A key of `ledger.FAULTS`, for the driver; it does not stand in files.
+    """
 
     type: str
     message: str
     traceback: str | None = None
+    cause: str = dataclasses.field(default="environment_error", compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the mapping that stands in files."""
+        return {"type": self.type, "message": self.message, "traceback": self.traceback}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +141,7 @@ class EpisodeRecord:
             "attempt": self.attempt,
             "slot": self.slot,
             "worker": None if self.worker is None else {**dataclasses.asdict(self.worker), "gpus": [*self.worker.gpus]},
-            "error": None if self.error is None else dataclasses.asdict(self.error),
+            "error": None if self.error is None else self.error.to_json(),
         }
 
     @classmethod

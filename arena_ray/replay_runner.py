@@ -26,8 +26,9 @@ from arena_ray.config.problems import shown
 from arena_ray.errors import ConfigError, RunDirError, StorageError, nearest
 from arena_ray.eval_runner import WORKER_LOST, Run
 from arena_ray.journal import Narrator, RunObserver, python_path
+from arena_ray.ledger import History, JobHistory
 from arena_ray.pools import WorkerPool, open_pool
-from arena_ray.records import EpisodeRecord, EpisodeReplay, EpisodeStatus, VideoFile
+from arena_ray.records import EpisodeRecord, EpisodeReplay, VideoFile
 from arena_ray.results import ReplayResult, RunResult, named
 from arena_ray.run_dir import LineLog, RunDir, move_to_free_name, strict_json
 from arena_ray.specs import Chunk, EvalJob, WorkerSetup
@@ -81,7 +82,7 @@ def replay(
             when_the_pool_is_closed.callback(_clear, folder, order)
             return _ReplayJournal(order, folder, observer)
 
-        run = Run(order.plan, open_journal, order.recorded_elsewhere())
+        run = Run(order.plan, open_journal, order.history())
         result = run.execute(pool if pool is not None else open_pool(order.plan.settings))
     error = result.error if run.storage_error is None else str(run.storage_error)
     return dataclasses.replace(result, signal=run.signal, error=error)
@@ -109,11 +110,10 @@ class _Order:
     def job(self) -> EvalJob:
         return self.plan.jobs[0]
 
-    def recorded_elsewhere(self) -> Iterator[tuple[str, int, EpisodeStatus]]:
-        """Yield all episodes that are not chosen; they count as done."""
-        for episode in range(self.job.num_episodes or 0):
-            if episode not in self.recorded:
-                yield self.job.name, episode, "completed"
+    def history(self) -> History:
+        """Return all episodes that are not chosen as recorded."""
+        others = (episode for episode in range(self.job.num_episodes or 0) if episode not in self.recorded)
+        return {self.job.name: JobHistory(recorded=((episode, "completed") for episode in others))}
 
     def shown_plan(self) -> EvalPlan:
         """Return a plan in whose words the chosen episodes are all there are, to show progress."""

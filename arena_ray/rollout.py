@@ -164,7 +164,7 @@ class Rollout:
 
     def _policy_broke(self, error: Exception) -> dict[int, Outcome]:
         in_flight = self._end_all()
-        failure = describe_error(error)
+        failure = dataclasses.replace(describe_error(error), cause="policy_error")
         if len(in_flight) > 1 and not self.slots.self_resetting:
             for slot in in_flight:
                 self.slots.discard(slot)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from typing import Any
@@ -9,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arena_ray.chunking import chunk_length, rebuild_bounds
-from arena_ray.ledger import LOSS_RULES, Ledger
-from arena_ray.records import EpisodeRecord
+from arena_ray.ledger import FAULTS, JobHistory, Ledger, Loss
+from arena_ray.records import EpisodeRecord, EpisodeStatus
 from arena_ray.specs import Chunk, EvalJob
 from tests.worlds import walk_job
 
@@ -39,6 +40,14 @@ def record(chunk: Chunk, episode: int, status: Any = "completed") -> EpisodeReco
         attempt=chunk.attempt,
         duration_s=1.0,
     )
+
+
+def lose(book: Ledger, name: str, index: int, cause: str, reason: str) -> Loss:
+    """Lose a worker, and wait for as long as the ledger says."""
+    loss = book.lost_chunk(name, index, cause, reason)
+    if loss.back_off_s:
+        book.release(name)
+    return loss
 
 
 def take(book: Ledger, name: str = "a") -> Chunk:
@@ -83,7 +92,7 @@ def test_only_episodes_in_flight_are_charged_and_they_are_tried_alone() -> None:
     for episode in (0, 1, 2):
         book.started("a", chunk.index, episode)
     book.record(record(chunk, 0))
-    loss = book.lost_chunk("a", chunk.index, "died", "signal 9")
+    loss = lose(book, "a", chunk.index, "died", "signal 9")
     assert loss.suspects == (1, 2)
     assert loss.requeued == (3, 4, 5)
     again = [take(book) for _ in range(3)]
@@ -100,7 +109,7 @@ def test_a_poisonous_episode_is_given_up_and_its_neighbours_lose_nothing() -> No
             book.started("a", chunk.index, episode)
             if episode == 1:
                 attempts.append(chunk.attempt)
-                for exhausted in book.lost_chunk("a", chunk.index, "died", "signal 11").exhausted:
+                for exhausted in lose(book, "a", chunk.index, "died", "signal 11").exhausted:
                     assert (exhausted.episode, exhausted.attempt, exhausted.status) == (1, 3, "error")
                     book.record(record(chunk, 1, "error"))
                 break
@@ -117,7 +126,7 @@ def test_an_exhausted_episode_fails_its_job_but_no_other() -> None:
     chunk = take(book)
     book.ready("a", chunk.index)
     book.started("a", chunk.index, 0)
-    loss = book.lost_chunk("a", chunk.index, "died", "signal 9")
+    loss = lose(book, "a", chunk.index, "died", "signal 9")
     assert loss.job_failed is not None
     assert "signal 9" in loss.job_failed
     assert book.take("a", 2) is None
@@ -125,7 +134,7 @@ def test_an_exhausted_episode_fails_its_job_but_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "cause", [pytest.param(cause, id=cause) for cause, rule in LOSS_RULES.items() if not rule.charged]
+    "cause", [pytest.param(cause, id=cause) for cause, rule in FAULTS.items() if rule.retried and not rule.charged]
 )
 def test_what_is_nobodys_fault_charges_nothing_however_often(cause: str) -> None:
     book = ledger(job(num_episodes=1), max_attempts=1)
@@ -134,7 +143,7 @@ def test_what_is_nobodys_fault_charges_nothing_however_often(cause: str) -> None
         assert (chunk.episodes, chunk.attempt) == ((0,), attempt)
         book.ready("a", chunk.index)
         book.started("a", chunk.index, 0)
-        assert book.lost_chunk("a", chunk.index, cause, "gone").exhausted == ()
+        assert lose(book, "a", chunk.index, cause, "gone").exhausted == ()
     deliver(book, take(book))
     assert book.completed
 
@@ -142,7 +151,7 @@ def test_what_is_nobodys_fault_charges_nothing_however_often(cause: str) -> None
 def test_a_worker_that_never_starts_fails_the_job_after_the_attempts() -> None:
     book = ledger(job(), max_attempts=2)
     for _ in range(2):
-        loss = book.lost_chunk("a", take(book).index, "died", "exit code 7")
+        loss = lose(book, "a", take(book).index, "died", "exit code 7")
         assert loss.exhausted == ()
     assert loss.job_failed is not None
     assert "2 attempts: exit code 7" in loss.job_failed
@@ -151,12 +160,12 @@ def test_a_worker_that_never_starts_fails_the_job_after_the_attempts() -> None:
 
 
 def test_an_error_of_environment_or_policy_stops_the_run_unless_told_otherwise() -> None:
-    for continue_on_error in (False, True):
+    for cause, continue_on_error in itertools.product(("environment_error", "policy_error"), (False, True)):
         book = ledger(job("a"), job("b"), continue_on_error=continue_on_error)
         chunk = take(book)
         broken = record(chunk, 0, "error")
         book.record(broken)
-        book.episode_failed(broken)
+        book.episode_failed(broken, cause)
         assert (book.take("b", 2) is None) is not continue_on_error
 
 
@@ -183,7 +192,7 @@ def test_a_step_budget_is_one_chunk_that_is_tried_as_a_whole() -> None:
     assert book.take("a", 2) is None
     book.ready("a", chunk.index)
     assert book.record(record(chunk, 0))
-    assert book.lost_chunk("a", chunk.index, "died", "x").job_failed is None
+    assert lose(book, "a", chunk.index, "died", "x").job_failed is None
     again = take(book)
     assert again.attempt == 2
     book.ready("a", again.index)
@@ -194,7 +203,7 @@ def test_a_step_budget_is_one_chunk_that_is_tried_as_a_whole() -> None:
 
 def test_resuming_hands_out_only_what_has_no_record() -> None:
     book = ledger(job(num_episodes=6), size=2)
-    book.resume_from([("a", 0, "completed"), ("a", 3, "completed")])
+    book.take_over({"a": JobHistory(recorded=[(0, "completed"), (3, "completed")])})
     chunks = []
     while (chunk := book.take("a", 2)) is not None:
         chunks.append(chunk.episodes)
@@ -203,7 +212,10 @@ def test_resuming_hands_out_only_what_has_no_record() -> None:
 
 def test_recorded_episodes_leave_the_others_in_their_rebuilds() -> None:
     book = ledger(job(num_episodes=5_000, num_rebuilds=2_500), size=10)
-    book.resume_from(("a", episode, "completed") for episode in range(5_000) if episode not in (3, 4998, 4999))
+    recorded: list[tuple[int, EpisodeStatus]] = [
+        (episode, "completed") for episode in range(5_000) if episode not in (3, 4998, 4999)
+    ]
+    book.take_over({"a": JobHistory(recorded=recorded)})
     pieces = [take(book), take(book)]
     assert [(piece.episodes, piece.rebuild) for piece in pieces] == [((3,), 1), ((4998, 4999), 2499)]
     assert not any(piece.probe_seeding for piece in pieces)
@@ -221,7 +233,7 @@ def test_the_mean_duration_is_that_of_the_episodes_that_were_timed() -> None:
         return 1
 
     book = Ledger([job()], chunk_length=length, rebuild_bounds=rebuild_bounds, max_attempts=1, continue_on_error=True)
-    book.resume_from(("a", episode, "completed") for episode in range(5))
+    book.take_over({"a": JobHistory(recorded=[(episode, "completed") for episode in range(5)])})
     while not book.finished:
         deliver(book, take(book))
     assert means == [None, 1.0, 1.0]
@@ -261,9 +273,9 @@ def test_whatever_dies_every_episode_is_committed_once_and_it_ends(
 
 def _play(book: Ledger, chunk: Chunk, rng: random.Random, committed: list[int]) -> None:
     """Let a worker run a chunk, or die on the way."""
-    causes = sorted(LOSS_RULES)
+    causes = sorted(cause for cause, rule in FAULTS.items() if rule.retried)
     if rng.random() < 0.1:
-        book.lost_chunk("a", chunk.index, rng.choice(causes), "at start")
+        lose(book, "a", chunk.index, rng.choice(causes), "at start")
         return
     book.ready("a", chunk.index)
     waiting = list(chunk.episodes)
@@ -273,7 +285,7 @@ def _play(book: Ledger, chunk: Chunk, rng: random.Random, committed: list[int]) 
             flying.append(waiting.pop(0))
             book.started("a", chunk.index, flying[-1])
         if rng.random() < 0.2:
-            given_up = book.lost_chunk("a", chunk.index, rng.choice(causes), "on the way").exhausted
+            given_up = lose(book, "a", chunk.index, rng.choice(causes), "on the way").exhausted
             committed.extend(one.episode for one in given_up if book.record(record(chunk, one.episode, one.status)))
             return
         episode = flying.pop(rng.randrange(len(flying)))
@@ -311,6 +323,6 @@ def test_episodes_that_wait_to_be_run_alone_are_not_charged() -> None:
         book.started("a", chunk.index, episode)
     book.returned("a", chunk.index, (0, 1, 2))
     book.started("a", chunk.index, 1)
-    loss = book.lost_chunk("a", chunk.index, "died", "signal 9")
+    loss = lose(book, "a", chunk.index, "died", "signal 9")
     assert loss.suspects == (1,)
     assert loss.requeued == (0, 2, 3, 4, 5)

@@ -32,7 +32,7 @@ class WorkerLost:
 
     Attributes:
         chunk: The chunk.
-        cause: A key of `ledger.LOSS_RULES`.
+        cause: A key of `ledger.FAULTS`.
         message: What happened, for people.
     """
 

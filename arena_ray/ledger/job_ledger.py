@@ -1,50 +1,40 @@
-"""Which episodes are done, running and waiting: told facts, it answers "which chunk next?".
-
-Pure: no clock, no threads, no Ray. The driver tells it what arrived and carries out what it answers.
-"""
+"""One job's part of the ledger."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, TypeAlias
 
-from arena_ray.records import EpisodeRecord, EpisodeStatus
+from arena_ray.ledger.failure_policy import FaultRule, back_off_s
+from arena_ray.records import EpisodeStatus
 from arena_ray.specs import Chunk, EvalJob
-
-#: Called with (remaining, num_workers, num_slots, mean_episode_s); returns the length of the next chunk.
-ChunkLength: TypeAlias = Callable[[int, int, int, "float | None"], int]
-
-#: Called with (num_episodes, num_rebuilds); returns ``[start, stop)`` of the episodes of each rebuild.
-RebuildBounds: TypeAlias = Callable[[int, int], "list[tuple[int, int]]"]
 
 JobStatus: TypeAlias = Literal["completed", "failed", "incomplete"]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class LossRule:
-    """What the loss of a worker means for the episodes that it had in flight.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JobHistory:
+    """What became of a job before this driver began.
 
     Attributes:
-        charged: Whether it uses up one of the attempts of an episode (or of a start).
-        status: What the record says when the attempts are used up.
+        recorded: Episodes that have a record, with its status; they are not run again.
+        handed_out: Episodes without a record that a worker had when the last driver ended, with the attempt that it
+            was: the next is one more, so that an old worker and a new one never write to one file.
+        next_chunk: The first index that no chunk has had.
+        steps_done: Whether a `num_steps` budget was used up.
     """
 
-    charged: bool
-    status: EpisodeStatus
+    recorded: Iterable[tuple[int, EpisodeStatus]] = ()
+    handed_out: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    next_chunk: int = 0
+    steps_done: bool = False
 
 
-#: The failure policy: cause of a loss -> whose fault it is.
-LOSS_RULES = {
-    "died": LossRule(charged=True, status="error"),
-    "out_of_memory": LossRule(charged=True, status="error"),
-    "stalled": LossRule(charged=True, status="timeout"),
-    "episode_timeout": LossRule(charged=True, status="timeout"),
-    "start_timeout": LossRule(charged=True, status="timeout"),
-    "preempted": LossRule(charged=False, status="error"),
-    "node_lost": LossRule(charged=False, status="error"),
-}
+#: Each job's history by its name.
+History: TypeAlias = Mapping[str, JobHistory]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +55,16 @@ class Loss:
         requeued: Episodes that only waited.
         exhausted: Episodes that get a record instead of another try.
         job_failed: Why the job takes no further chunk, if it does not.
+        back_off_s: How long the job is held, seconds; `Ledger.release` ends that.
+        at_start: Whether the worker was lost before it was ready.
     """
 
     suspects: tuple[int, ...] = ()
     requeued: tuple[int, ...] = ()
     exhausted: tuple[Exhausted, ...] = ()
     job_failed: str | None = None
+    back_off_s: float = 0.0
+    at_start: bool = False
 
 
 @dataclasses.dataclass(slots=True)
@@ -140,9 +134,12 @@ class JobLedger:
         self._cursor = 0
         self._fresh = job.num_episodes or 0
         self._pieces: deque[_Piece] = deque()
+        self._handed_out_before: set[int] = set()
         self._charges: dict[int, int] = {}
         self._next_index = 0
         self._failed_starts: dict[int, int] = {}
+        self.held = 0
+        self._losses_in_a_row = 0
         self._probe = True
         self._steps_done = False
         self._steps_attempts = 0
@@ -176,11 +173,25 @@ class JobLedger:
         setattr(self.counts, status, getattr(self.counts, status) + 1)
         return True
 
-    def mark_recorded_before(self, episode: int, status: EpisodeStatus) -> None:
-        """Count a record that stood in the run directory before this driver began."""
-        if self.mark_recorded(episode, status) and self.job.num_episodes is not None:
-            self._fresh -= 1
-            self._probe = False
+    def take_over(self, history: JobHistory) -> None:
+        """Count what stood in the run directory before this driver began."""
+        for episode, status in history.recorded:
+            if self.mark_recorded(episode, status) and self.job.num_episodes is not None:
+                self._fresh -= 1
+                self._probe = False
+        self._next_index = history.next_chunk
+        self._steps_done = history.steps_done
+        if self.job.num_episodes is None:
+            self._steps_attempts = max(history.handed_out.values(), default=0)
+            return
+        again = {e: tried for e, tried in sorted(history.handed_out.items()) if e not in self._recorded}
+        self._handed_out_before = set(again)
+        self._fresh -= len(again)
+        for (rebuild, tried), group in itertools.groupby(again, key=lambda e: (self._rebuild_of(e), again[e])):
+            self._pieces.append(_Piece(tuple(group), tried + 1, rebuild))
+
+    def _rebuild_of(self, episode: int) -> int:
+        return next(rebuild for rebuild, (_, stop) in enumerate(self._bounds) if episode < stop)
 
     def observe_duration(self, duration_s: float) -> None:
         """Update the mean wall time of a completed episode."""
@@ -190,7 +201,7 @@ class JobLedger:
 
     def take(self, length: Callable[[int], int], stop_on_error: bool) -> Chunk | None:
         """Return the next chunk: suspects and returned episodes first, then fresh ones."""
-        if self.failed or not self.waiting:
+        if self.failed or self.held or not self.waiting:
             return None
         if self.job.num_episodes is None:
             self._steps_attempts += 1
@@ -219,7 +230,7 @@ class JobLedger:
         while not episodes:
             rebuild, (_, stop) = self._rebuild, self._bounds[self._rebuild]
             while len(episodes) < length and self._cursor < stop:
-                if self._cursor not in self._recorded:
+                if self._cursor not in self._recorded and self._cursor not in self._handed_out_before:
                     episodes.append(self._cursor)
                 self._cursor += 1
             self._rebuild += self._cursor >= stop
@@ -229,6 +240,7 @@ class JobLedger:
     def ready(self, index: int) -> None:
         """Note that the worker of a chunk has built its environment and policy."""
         self.running[index].ready = True
+        self._losses_in_a_row = 0
 
     def started(self, index: int, episode: int) -> None:
         """Note that an episode began."""
@@ -253,15 +265,30 @@ class JobLedger:
             self._steps_done = not cut_short and not self.failed
         self._return(running, tuple(running.unrecorded), running.chunk.attempt)
 
-    def lost(self, index: int, rule: LossRule, max_attempts: int, reason: str) -> Loss:
-        """Attribute the loss of a worker and decide what is tried again."""
+    def lost(self, index: int, cause: str, rule: FaultRule, max_attempts: int, reason: str) -> Loss:
+        """Attribute the loss of a worker and decide what is tried again.
+
+        Args:
+            index: The chunk.
+            cause: A key of `FAULTS`.
+            rule: What that means.
+            max_attempts: Tries of an episode, or of starting a worker, before it is given up.
+            reason: What happened, for people.
+        """
         running = self.running.pop(index)
         self._probe = self._probe or running.chunk.probe_seeding
-        if rule.charged and not running.ready:
-            return self._lost_at_start(running, max_attempts, reason)
-        if self.job.num_episodes is None:
-            return self._lost_steps(rule, max_attempts, reason)
-        return self._lost_episodes(running, rule, max_attempts)
+        self._losses_in_a_row += 1
+        at_start = rule.charged and not running.ready
+        if at_start:
+            cause = cause if cause == "start_timeout" else "failed_start"
+            loss = self._lost_at_start(running, max_attempts, reason)
+        elif self.job.num_episodes is None:
+            loss = self._lost_steps(rule, max_attempts, reason)
+        else:
+            loss = self._lost_episodes(running, rule, max_attempts)
+        wait_s = 0.0 if self.failed or not self.waiting else back_off_s(cause, self._losses_in_a_row)
+        self.held += wait_s > 0
+        return dataclasses.replace(loss, job_failed=self.failed, back_off_s=wait_s, at_start=at_start)
 
     def _lost_at_start(self, running: _Running, max_attempts: int, reason: str) -> Loss:
         first = min(running.chunk.episodes, default=0)
@@ -269,15 +296,15 @@ class JobLedger:
         self._return(running, tuple(running.unrecorded), running.chunk.attempt)
         if tries >= max_attempts and self.failed is None:
             self.failed = f"the worker did not start in {tries} attempts: {reason}"
-        return Loss(requeued=tuple(running.unrecorded), job_failed=self.failed)
+        return Loss(requeued=tuple(running.unrecorded))
 
-    def _lost_steps(self, rule: LossRule, max_attempts: int, reason: str) -> Loss:
+    def _lost_steps(self, rule: FaultRule, max_attempts: int, reason: str) -> Loss:
         self._steps_charges += rule.charged
         if self._steps_charges >= max_attempts:
             self.failed = f"the worker was lost in {self._steps_charges} attempts: {reason}"
-        return Loss(job_failed=self.failed)
+        return Loss()
 
-    def _lost_episodes(self, running: _Running, rule: LossRule, max_attempts: int) -> Loss:
+    def _lost_episodes(self, running: _Running, rule: FaultRule, max_attempts: int) -> Loss:
         in_flight = self._in_flight(running)
         waited = tuple(episode for episode in running.unrecorded if episode not in in_flight)
         self._return(running, waited, running.chunk.attempt)
@@ -285,6 +312,7 @@ class JobLedger:
         if not rule.charged:
             self._return(running, tuple(sorted(in_flight)), attempt + 1)
             return Loss(suspects=tuple(sorted(in_flight)), requeued=waited)
+        assert rule.status is not None
         suspects, exhausted = [], []
         for episode in sorted(in_flight, reverse=True):
             self._charges[episode] = self._charges.get(episode, 0) + 1
@@ -308,131 +336,3 @@ class JobLedger:
     def _return(self, running: _Running, episodes: tuple[int, ...], attempt: int) -> None:
         if episodes:
             self._pieces.appendleft(_Piece(episodes, attempt, running.chunk.rebuild))
-
-
-class Ledger:
-    """All jobs' episodes: waiting, running, recorded.
-
-    Args:
-        jobs: The jobs, in the order in which they start.
-        chunk_length: How long the next chunk of a job is.
-        rebuild_bounds: How episodes are split between rebuilds.
-        max_attempts: Tries of an episode, or of starting a worker, before it is given up.
-        continue_on_error: Whether episodes go on after one failed.
-    """
-
-    def __init__(
-        self,
-        jobs: Sequence[EvalJob],
-        *,
-        chunk_length: ChunkLength,
-        rebuild_bounds: RebuildBounds,
-        max_attempts: int,
-        continue_on_error: bool,
-    ) -> None:
-        self.jobs = {job.name: JobLedger(job, rebuild_bounds(job.num_episodes or 0, job.num_rebuilds)) for job in jobs}
-        self.stopped: str | None = None
-        self._chunk_length = chunk_length
-        self._max_attempts = max_attempts
-        self._continue_on_error = continue_on_error
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing runs and nothing more will be handed out."""
-        return not any(job.running for job in self.jobs.values()) and not any(self.waiting_jobs())
-
-    @property
-    def completed(self) -> bool:
-        """Whether every requested episode of every job has a completed record."""
-        return all(job.status == "completed" for job in self.jobs.values())
-
-    def waiting_jobs(self) -> Iterator[JobLedger]:
-        """Yield the jobs that have a chunk to hand out, in order."""
-        if self.stopped is None:
-            yield from (job for job in self.jobs.values() if job.waiting and not job.failed)
-
-    def take(self, job_name: str, num_workers: int) -> Chunk | None:
-        """Return the next chunk of a job and count it as running; ``None`` if there is none.
-
-        Args:
-            job_name: The job.
-            num_workers: Workers that can run this job at a time.
-        """
-        if self.stopped is not None:
-            return None
-        job = self.jobs[job_name]
-        return job.take(
-            lambda remaining: self._chunk_length(remaining, num_workers, job.job.num_envs, job.mean_episode_s),
-            stop_on_error=not self._continue_on_error,
-        )
-
-    def resume_from(self, records: Iterable[tuple[str, int, EpisodeStatus]]) -> None:
-        """Count the records (job, episode, status) that stand in the run directory already."""
-        for job_name, episode, status in records:
-            self.jobs[job_name].mark_recorded_before(episode, status)
-
-    def ready(self, job_name: str, index: int) -> None:
-        """Be told that the worker of a chunk has built environment and policy."""
-        self.jobs[job_name].ready(index)
-
-    def started(self, job_name: str, index: int, episode: int) -> None:
-        """Be told that an episode began."""
-        self.jobs[job_name].started(index, episode)
-
-    def returned(self, job_name: str, index: int, episodes: Iterable[int]) -> None:
-        """Be told that episodes which had begun wait again, to be run alone."""
-        self.jobs[job_name].returned(index, episodes)
-
-    def record(self, record: EpisodeRecord) -> bool:
-        """Be told of a record; return whether it is the episode's first, and so to be written down."""
-        job = self.jobs[record.job]
-        if record.chunk is not None:
-            job.recorded(record.chunk, record.episode)
-        if not job.mark_recorded(record.episode, record.status):
-            return False
-        if record.status == "completed" and record.duration_s is not None:
-            job.observe_duration(record.duration_s)
-        return True
-
-    def episode_failed(self, record: EpisodeRecord) -> None:
-        """Be told that environment or policy broke an episode: that is deterministic, and ends the run by default."""
-        if not self._continue_on_error:
-            self.stop(f"episode {record.episode} of job {record.job!r} failed")
-
-    def finished_chunk(self, job_name: str, index: int, *, cut_short: bool) -> None:
-        """Be told that a worker has reached the end of a chunk.
-
-        Args:
-            job_name: The job.
-            index: The chunk.
-            cut_short: Whether workers have been told to start no further episode, so that it may have ended early.
-        """
-        self.jobs[job_name].finished(index, cut_short=cut_short)
-
-    def lost_chunk(self, job_name: str, index: int, cause: str, reason: str) -> Loss:
-        """Be told that a worker was lost with a chunk; return what is tried again and what is given up.
-
-        Without `continue_on_error` an exhausted episode ends its own job only: a worker that dies fails no other job.
-
-        Args:
-            job_name: The job.
-            index: The chunk.
-            cause: A key of `LOSS_RULES`.
-            reason: What happened, for people.
-        """
-        job = self.jobs[job_name]
-        loss = job.lost(index, LOSS_RULES[cause], self._max_attempts, reason)
-        if loss.exhausted and job.failed is None and not self._continue_on_error:
-            gone = ", ".join(str(episode.episode) for episode in loss.exhausted)
-            job.failed = f"the worker was lost {self._max_attempts} times with episode {gone}: {reason}"
-        return dataclasses.replace(loss, job_failed=job.failed)
-
-    def fail_job(self, job_name: str, reason: str) -> None:
-        """Be told that a factory of a job raised: the job fails at once, and by default nothing further starts."""
-        self.jobs[job_name].failed = self.jobs[job_name].failed or reason
-        if not self._continue_on_error:
-            self.stop(f"job {job_name!r} failed")
-
-    def stop(self, reason: str) -> None:
-        """Hand out no further chunk."""
-        self.stopped = self.stopped or reason

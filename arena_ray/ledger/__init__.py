@@ -1,0 +1,11 @@
+"""Which episodes are done, running and waiting, and what becomes of those whose worker was lost.
+
+Pure: no clock, no threads, no Ray.
+"""
+
+from arena_ray.ledger.failure_policy import FAULTS, FaultRule
+from arena_ray.ledger.job_ledger import Exhausted, History, JobHistory, JobLedger, Loss
+from arena_ray.ledger.ledger import Ledger
+from arena_ray.ledger.quarantine import Quarantine
+
+__all__ = ["FAULTS", "Exhausted", "FaultRule", "History", "JobHistory", "JobLedger", "Ledger", "Loss", "Quarantine"]
