@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from arena_ray.results import JobResult as JobResult
     from arena_ray.results import ReplayResult as ReplayResult
     from arena_ray.results import RunResult as RunResult
+    from arena_ray.resume_runner import resume as resume
     from arena_ray.specs import EvalJob as EvalJob
     from arena_ray.specs import VideoRecordingCfg as VideoRecordingCfg
     from arena_ray.video import CameraObsVideoRecorder as CameraObsVideoRecorder
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "evaluate": "arena_ray.eval_runner",
     "replay": "arena_ray.replay_runner",
+    "resume": "arena_ray.resume_runner",
     "ReplayResult": "arena_ray.results",
     "RunResult": "arena_ray.results",
     "JobResult": "arena_ray.results",
@@ -46,6 +48,7 @@ _HOMES = {
 __all__ = [
     "evaluate",
     "replay",
+    "resume",
     "ReplayResult",
     "RunResult",
     "JobResult",

@@ -1,4 +1,4 @@
-"""The command line: ``arena-ray run | policy | replay | schema | doctor``. It chooses the pool and the display.
+"""The command line: ``arena-ray run | policy | resume | replay | schema | doctor``. It chooses pool and display.
 
 Flags have underscores, as in the Isaac Lab family. Exit codes: 0 every requested episode is completed (replayed: and
 came to the same); 1 some are not; 2 bad input, nothing started; 3 no node could run a worker; 130 and 143 after SIGINT
@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import types
@@ -45,6 +46,9 @@ REPLAY_HELP = {
     "stall_timeout": "Seconds without any environment step after which a worker is given up. Default: that of the run.",
     "start_timeout": "Seconds that building environment and policy may take. Default: that of the run.",
 }
+
+#: Flags of a run that a resumed run does not have: it writes where it began, and records what its jobs say.
+NO_RESUME_FLAGS = frozenset({"video_base_dir", "record_viewport_video", "record_camera_video"})
 
 _ENV_ID = re.compile(r"(?:[\w.]+:)?[\w./-]+-v\d+")
 
@@ -103,6 +107,12 @@ def _replay_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     return _add_flags(command, {name: REPLAY_HELP.get(name, _described(field)) for name, field in fields.items()})
 
 
+def _resume_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add a flag for each setting of a run that can be another one when it is resumed."""
+    fields = {name: field for name, field in RunSettings.model_fields.items() if name not in NO_RESUME_FLAGS}
+    return _add_flags(command, {name: f"{_words(field)} Default: that of the run." for name, field in fields.items()})
+
+
 def _add_flags(command: Callable[..., Any], descriptions: dict[str, str]) -> Callable[..., Any]:
     for name, description in reversed(descriptions.items()):
         kind = _flag_type(name, RunSettings.model_fields[name].annotation)
@@ -111,9 +121,13 @@ def _add_flags(command: Callable[..., Any], descriptions: dict[str, str]) -> Cal
 
 
 def _described(field: Any) -> str:
-    description = (field.description or "").replace("``", "").replace("null", "none")
+    description = _words(field)
     has_default = field.default is not None and not isinstance(field.default, bool)
     return f"{description} Default: {field.default}." if has_default else description
+
+
+def _words(field: Any) -> str:
+    return (field.description or "").replace("``", "").replace("null", "none")
 
 
 def _flag_type(name: str, annotation: Any) -> dict[str, Any]:
@@ -153,10 +167,8 @@ def run(jobs: str | None, overrides: Sequence[str], eval_jobs_config: str | None
             raise click.UsageError(f"two job files: {jobs} and --eval_jobs_config {eval_jobs_config}; give one")
         overrides = [*([jobs] if jobs is not None else []), *overrides]
         jobs = eval_jobs_config
-    elif jobs is not None and _is_override(jobs):
-        paths = [word for word in overrides if not _is_override(word)]
-        overrides = [jobs, *(word for word in overrides if word not in paths[:1])]
-        jobs = paths[0] if paths else None
+    else:
+        jobs, overrides = _path_first(jobs, overrides)
     if jobs is None:
         raise click.UsageError("no job file; give its path, e.g. arena-ray run jobs.yaml")
     from arena_ray.config import load_plan
@@ -196,6 +208,30 @@ def policy(env: str, policy: str, env_kwargs: str | None, policy_kwargs: str | N
 
         return run_rank(plan)
     return _execute(plan)
+
+
+@cli.command(cls=_Command)
+@click.argument("run_dir", required=False)
+@click.argument("overrides", nargs=-1)
+@click.option("--retry_failed", is_flag=True, help="Run episodes again that are recorded as error or timeout.")
+@_resume_flags
+def resume(run_dir: str | None, overrides: Sequence[str], retry_failed: bool, **flags: Any) -> int:
+    """Finish the run in RUN_DIR, however it ended: only episodes without a record are run.
+
+    A run that is finished is left untouched. NAME:num_episodes=N, more than before, extends it.
+    """
+    run_dir, overrides = _path_first(run_dir, overrides)
+    if run_dir is None:
+        raise click.UsageError("no run directory; give the folder that the run printed")
+    from arena_ray.report import open_progress
+    from arena_ray.resume_runner import Resumption
+
+    with Resumption(run_dir, overrides, retry_failed=retry_failed, flags=_given(flags)) as resumption:
+        if resumption.finished:
+            _say_finished(run_dir, resumption.failed)
+        with contextlib.redirect_stdout(sys.stderr):  # As in _execute.
+            result = resumption.execute(open_progress())
+    return _conclude(result, resumption)
 
 
 @cli.command(cls=_Command)
@@ -249,12 +285,26 @@ def _execute(plan: Any) -> int:
     run = Run(plan, new_run(plan, open_progress()))
     with contextlib.redirect_stdout(sys.stderr):  # What Ray or an environment prints must not end up in our output.
         result = run.execute(open_pool(plan.settings))
+    return _conclude(result, run)
+
+
+def _conclude(result: Any, run: Any) -> int:
+    """Print a run's result; return the exit code."""
     print_result(result)
     if run.storage_error is not None:
         click.echo(f"error: {run.storage_error}", err=True)
+    if run.signal is not None or run.storage_error is not None:
+        click.echo(f"finish it with: arena-ray resume {shlex.quote(str(result.run_dir))}", err=True)
     if result.status == "completed":
         return 0
     return 1 if run.signal is None else 128 + run.signal
+
+
+def _say_finished(run_dir: str, failed: int) -> None:
+    hint = ""
+    if failed:
+        hint = f"; {failed} of them are recorded as error or timeout, and can be run again with --retry_failed"
+    click.echo(f"{run_dir} is finished: every requested episode has a record; nothing to do{hint}", err=True)
 
 
 def print_result(result: Any) -> None:
@@ -267,6 +317,14 @@ def print_result(result: Any) -> None:
 
 def _given(flags: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None}
+
+
+def _path_first(path: str | None, words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """Return the path, which may stand among the overrides, and the others."""
+    if path is None or not _is_override(path):
+        return path, words
+    paths = [word for word in words if not _is_override(word)]
+    return (paths[0] if paths else None), [path, *(word for word in words if word not in paths[:1])]
 
 
 def _is_override(word: str) -> bool:

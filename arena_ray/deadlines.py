@@ -48,6 +48,13 @@ class Deadlines:
         elif isinstance(item, EpisodeRecord):
             self._episodes.get(key, {}).pop(item.episode, None)
 
+    def shift(self, seconds: float) -> None:
+        """Put every deadline off: for so long nobody has listened."""
+        self._building = {key: (chunk, since + seconds) for key, (chunk, since) in self._building.items()}
+        self._heard = {key: (chunk, since + seconds, steps) for key, (chunk, since, steps) in self._heard.items()}
+        for started in self._episodes.values():
+            started.update({episode: since + seconds for episode, since in started.items()})
+
     def over(self, chunk: Chunk) -> None:
         """Forget a chunk."""
         self._given_up.discard(_key(chunk))

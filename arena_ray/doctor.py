@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from arena_ray.journal import versions
+from arena_ray.provenance import versions
 from arena_ray.specs import EncoderName, RunSettings
 from arena_ray.video.encoder import VideoFormat, open_exactly
 

@@ -23,9 +23,10 @@ from arena_ray import chunking
 from arena_ray.config import EvalPlan, load_plan
 from arena_ray.deadlines import Deadlines
 from arena_ray.errors import StorageError
+from arena_ray.index_ranges import ranges_text
 from arena_ray.journal import RunJournal, RunObserver, new_run
-from arena_ray.ledger import Exhausted, History, Ledger
-from arena_ray.pools import ChunkEvents, ChunkFinished, PoolEvent, WorkerLost, WorkerPool, open_pool
+from arena_ray.ledger import FAULTS, Exhausted, History, Ledger, Loss, Quarantine
+from arena_ray.pools import ChunkEvents, ChunkFinished, Place, PoolEvent, WorkerLost, WorkerPool, open_pool
 from arena_ray.records import (
     EpisodeError,
     EpisodeRecord,
@@ -33,7 +34,9 @@ from arena_ray.records import (
     EpisodeStarted,
     Event,
     Failure,
+    MemorySample,
     Notice,
+    Retiring,
     WorkerInfo,
     WorkerReady,
 )
@@ -122,6 +125,9 @@ class Run(Generic[ResultT]):
         self._ends_at_once = False
         self._runs_here = False
         self._known_workers: set[tuple[WorkerInfo, str]] = set()
+        self._quarantine: Quarantine[Place] = Quarantine()
+        self._memory: dict[tuple[str, int], dict[str, float | None]] = {}
+        self._lost_at: dict[tuple[str, int], Place] = {}
         self._pool_stopped = False
 
     def _chunk_length(self, remaining: int, num_workers: int, num_slots: int, mean_episode_s: float | None) -> int:
@@ -133,8 +139,9 @@ class Run(Generic[ResultT]):
     def execute(self, pool: WorkerPool) -> ResultT:
         """Run to the end on a pool, which is closed afterwards."""
         with self._signals(), contextlib.closing(pool):
-            pool.check(self._plan.jobs)
+            pool.check([job.job for job in self._ledger.waiting_jobs()])
             self._journal = self._open_journal(pool.hardware())
+            self._journal.in_a_hurry = lambda: self._ends_at_once
             with self._journal:
                 self._warn_of_deadlines(pool)
                 pool.open(self._journal.setup)
@@ -149,16 +156,24 @@ class Run(Generic[ResultT]):
                 return result
 
     def _warn_of_deadlines(self, pool: WorkerPool) -> None:
-        if self._plan.settings.episode_timeout is not None and not pool.can_kill:
+        if pool.can_kill:
+            return
+        settings = self._plan.settings
+        if settings.episode_timeout is not None:
             message = "deadlines are not kept: this process cannot end a worker that is itself; leave out --inline"
             self._journal.event("warning", topic="no_deadlines", message=message)
+        if settings.max_episodes_per_worker or any(job.resources.memory_gb for job in self._plan.jobs):
+            message = "limits of workers are not kept: this process cannot replace itself; leave out --inline"
+            self._journal.event("warning", topic="no_limits", message=message)
 
     def _loop(self, pool: WorkerPool) -> None:
         while not self._ledger.finished and not self._ends_at_once:
             self._release()
             self._hand_out(pool)
+            waited_s = self._journal.waited_s
             for event in self._wait(pool):
                 self._handle(event, pool)
+            self._deadlines.shift(self._journal.waited_s - waited_s)
             self._keep_deadlines(pool)
             if self._ledger.stopped is not None and not self._pool_stopped:
                 self._pool_stopped = True
@@ -185,8 +200,16 @@ class Run(Generic[ResultT]):
                 chunk = self._ledger.take(job.job.name, pool.num_workers(job.job))
                 if chunk is None:
                     break
-                self._journal.event("chunk_started", chunk, episodes=len(chunk.episodes))
-                pool.submit(chunk)
+                indices = ranges_text(chunk.episodes)
+                self._journal.event("chunk_started", chunk, episodes=len(chunk.episodes), indices=indices)
+                pool.submit(chunk, self._place_to_avoid(chunk))
+
+    def _place_to_avoid(self, chunk: Chunk) -> Place | None:
+        """Return where an episode of a chunk lost its worker the last time."""
+        if chunk.attempt == 1:
+            return None
+        places = (self._lost_at.get((chunk.job.name, episode)) for episode in chunk.episodes)
+        return next((place for place in places if place is not None), None)
 
     def _release(self) -> None:
         """Let jobs go on whose back-off is over."""
@@ -203,16 +226,20 @@ class Run(Generic[ResultT]):
                 self._take_in(chunk, item, pool)
         elif isinstance(event, ChunkFinished):
             self._deadlines.over(chunk)
-            self._journal.event("chunk_finished", chunk)
+            held = self._memory.pop((chunk.job.name, chunk.index), {})
+            self._journal.event("chunk_finished", chunk, cut_short=self._ledger.stopped is not None, **held)
             self._ledger.finished_chunk(chunk.job.name, chunk.index, cut_short=self._ledger.stopped is not None)
         else:
-            self._lost(event)
+            self._lost(event, pool)
 
     def _take_in(self, chunk: Chunk, item: Event, pool: WorkerPool) -> None:
         name, index = chunk.job.name, chunk.index
         self._deadlines.heard(chunk, item)
         if isinstance(item, EpisodeRecord):
             self._commit(item)
+            place = pool.place_of(chunk)
+            if item.status == "completed" and place is not None:
+                self._quarantine.completed(place)
             if item.error is not None:
                 self._ledger.episode_failed(item, item.error.cause)
         elif isinstance(item, EpisodeStarted):
@@ -223,8 +250,14 @@ class Run(Generic[ResultT]):
             self._ledger.ready(name, index)
             if (item.worker, name) not in self._known_workers:
                 self._known_workers.add((item.worker, name))
-                worker = dataclasses.asdict(item.worker)
-                self._journal.event("worker_started", chunk, worker=worker, build_s=round(item.build_s, 3))
+                facts = {"worker": dataclasses.asdict(item.worker), "build_s": round(item.build_s, 3)}
+                self._journal.event("worker_started", chunk, **facts, **self._memory.get((name, index), {}))
+        elif isinstance(item, MemorySample):
+            held = self._memory[name, index] = {"resident_mb": item.resident_mb, "gpu_mb": item.gpu_mb}
+            if item.amid:
+                self._journal.event("worker_memory", chunk, **held)
+        elif isinstance(item, Retiring):
+            self._journal.event("worker_retired", chunk, reason=item.reason)
         elif isinstance(item, Notice):
             self._journal.note(chunk, item)
         elif isinstance(item, Failure):
@@ -243,9 +276,10 @@ class Run(Generic[ResultT]):
         else:
             self._ledger.fail_job(chunk.job.name, text)
 
-    def _lost(self, loss: WorkerLost) -> None:
+    def _lost(self, loss: WorkerLost, pool: WorkerPool) -> None:
         chunk = loss.chunk
         self._deadlines.over(chunk)
+        self._memory.pop((chunk.job.name, chunk.index), None)
         self._journal.event("worker_lost", chunk, cause=loss.cause, message=loss.message)
         verdict = self._ledger.lost_chunk(chunk.job.name, chunk.index, loss.cause, loss.message)
         if verdict.suspects or verdict.requeued:
@@ -255,6 +289,20 @@ class Run(Generic[ResultT]):
             self._held.append((time.monotonic() + verdict.back_off_s, chunk.job.name))
         for exhausted in verdict.exhausted:
             self._commit(_exhausted_record(chunk, exhausted, loss))
+        if loss.place is not None and FAULTS[loss.cause].charged:
+            self._suspect(loss.place, chunk, verdict, pool)
+
+    def _suspect(self, place: Place, chunk: Chunk, verdict: Loss, pool: WorkerPool) -> None:
+        """Hold a loss against the place where it happened, and quarantine a place where too many happen."""
+        name = chunk.job.name
+        in_flight = [*verdict.suspects, *(one.episode for one in verdict.exhausted)]
+        self._lost_at.update(((name, episode), place) for episode in verdict.suspects)
+        suspects = {(name, episode) for episode in in_flight} if in_flight else {(name, None)}
+        if self._quarantine.lost(place, suspects, elsewhere=pool.has_place_besides(place)):
+            pool.quarantine(place)
+            self._journal.event("quarantined", chunk, **dataclasses.asdict(place))
+            message = f"{place} is quarantined: workers kept dying there, whichever episode they ran"
+            self._journal.note(chunk, Notice(topic=f"quarantined {place}", message=message))
 
     def _keep_deadlines(self, pool: WorkerPool) -> None:
         if pool.can_kill:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import datetime
 import logging
-import platform
-import sys
+import os
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from arena_ray.config import EvalPlan
 from arena_ray.errors import RunDirError, StorageError
+from arena_ray.json_files import LineLog
+from arena_ray.processes import new_mark
+from arena_ray.provenance import Provenance
 from arena_ray.records import EpisodeRecord, Notice
-from arena_ray.results import RunResult, tallies_for
-from arena_ray.run_dir import LineLog, Provenance, RunDir, git_state, run_document, utc_text
+from arena_ray.results import JobTally, RunResult, tallies_for
+from arena_ray.run_dir import RunDir, run_document, utc_text
+from arena_ray.run_lock import RunLock
 from arena_ray.specs import Chunk, WorkerSetup
 
 ResultT_co = TypeVar("ResultT_co", covariant=True)
@@ -28,18 +31,8 @@ logger = logging.getLogger(__name__)
 #: Records are forced to the disk at least so often.
 SYNC_PERIOD_S = 1.0
 
-#: Packages whose versions results may depend on.
-_PACKAGES = (
-    "arena-ray",
-    "ray",
-    "torch",
-    "gymnasium",
-    "numpy",
-    "av",
-    "mujoco",
-    "gymnasium-robotics",
-    "stable-baselines3",
-)
+#: How often a disk that takes no more is tried again, seconds.
+STORAGE_LOOK_S = 0.5
 
 
 class RunObserver(Protocol):
@@ -71,6 +64,12 @@ class RunJournal(Protocol[ResultT_co]):
 
     As a context it is open while the run goes on; workers may outlive it by some seconds.
     """
+
+    #: How long it has waited for a disk, seconds; meanwhile it heard nothing of the workers.
+    waited_s: float
+
+    #: Asked while it waits for a disk; True gives up.
+    in_a_hurry: Callable[[], bool]
 
     @property
     def setup(self) -> WorkerSetup:
@@ -118,6 +117,8 @@ class Narrator:
     def __init__(self, observer: RunObserver | None) -> None:
         self._observer = observer
         self._notes: dict[tuple[str, str], str] = {}
+        self.waited_s = 0.0
+        self.in_a_hurry: Callable[[], bool] = lambda: False
 
     def tell(self, what: str, *facts: Any) -> None:
         """Call a method of the observer."""
@@ -153,8 +154,33 @@ class Narrator:
         self.event("chunk_video", chunk, path=path)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What an earlier driver left of a run that is resumed.
+
+    Attributes:
+        lock: The run directory's, which this process holds; the journal lets go of it at its end.
+        tallies: What the records that are there come to, by job.
+        mark: Of the processes that the run's workers start.
+        notes: Those of ``run.json``.
+        python_path: Where the run looked for entry points.
+        provenance: Stays what it is, because nothing more runs; ``None``: that of this process.
+        started_at: When the run began.
+        resumed_at: When it was resumed, this time included.
+    """
+
+    lock: RunLock
+    tallies: Mapping[str, JobTally]
+    mark: str
+    notes: tuple[str, ...]
+    python_path: tuple[str, ...]
+    provenance: Provenance | None
+    started_at: str
+    resumed_at: tuple[str, ...]
+
+
 class Journal(Narrator):
-    """Writes one run down. As a context it closes its files.
+    """Writes one run down; the run directory is this process's alone until then. As a context it closes its files.
 
     Args:
         plan: What runs.
@@ -163,6 +189,13 @@ class Journal(Narrator):
         started_at: When it began.
         argv: The command; by default this process's.
         observer: Is told of everything that is written.
+        past: What stands in the run directory already.
+
+    Attributes:
+        mark: Of every process that the run's workers start.
+
+    Raises:
+        RunDirError: If another driver writes there.
     """
 
     def __init__(
@@ -173,25 +206,38 @@ class Journal(Narrator):
         started_at: datetime.datetime,
         argv: Sequence[str] | None = None,
         observer: RunObserver | None = None,
+        past: Past | None = None,
     ) -> None:
         super().__init__(observer)
+        past = _nothing_before(run_dir, plan, utc_text(started_at)) if past is None else past
         self.run_dir = run_dir
-        self.setup = WorkerSetup(run_dir=str(run_dir.path), python_path=python_path(plan.folder))
-        self._plan = plan
-        self._started_at = utc_text(started_at)
-        self._provenance = Provenance(
-            argv=tuple(sys.argv if argv is None else argv),
-            git=git_state(Path.cwd()),
-            versions=versions(),
-            hardware=hardware,
+        self.mark = past.mark
+        folders = dict.fromkeys((*past.python_path, *python_path(plan.folder)))
+        self.setup = WorkerSetup(
+            run_dir=str(run_dir.path),
+            python_path=tuple(folders),
+            mark=self.mark,
+            max_episodes=plan.settings.max_episodes_per_worker,
         )
-        self._tallies = tallies_for(plan.jobs)
+        self._plan, self._past = plan, past
+        self._provenance = past.provenance or Provenance.of_this_process(argv, hardware)
+        self._tallies = past.tallies
+        self._step_budgets = {job.name for job in plan.jobs if job.num_steps is not None}
         self._episodes = LineLog(run_dir.episodes_file)
         self._events = LineLog(run_dir.events_file)
         self._synced_at = time.monotonic()
         self._write_run("running")
-        self.event("run_started", jobs=[job.name for job in plan.jobs])
         self.tell("started", run_dir.path, plan)
+        if not past.resumed_at:
+            self.event("run_started", jobs=[job.name for job in plan.jobs])
+        if past.lock.problem is not None:
+            message = f"two drivers could write here at a time, for this file system cannot lock: {past.lock.problem}"
+            self.event("warning", topic="no_lock", message=message)
+
+    @property
+    def _told_notes(self) -> list[str]:
+        """Notes of the run, the oldest first, each once."""
+        return list(dict.fromkeys((*self._past.notes, *self._notes.values())))
 
     def _write_run(self, status: str, finished_at: str | None = None) -> None:
         self.run_dir.write_run(
@@ -199,10 +245,14 @@ class Journal(Narrator):
                 status=status,
                 jobs=self._plan.document["jobs"],
                 settings=self._plan.settings.model_dump(mode="json"),
+                source=self._plan.source.to_json(),
                 python_path=self.setup.python_path,
                 provenance=self._provenance,
-                notes=list(self._notes.values()),
-                started_at=self._started_at,
+                driver={"host": socket.gethostname(), "pid": os.getpid()},
+                mark=self.mark,
+                notes=self._told_notes,
+                started_at=self._past.started_at,
+                resumed_at=self._past.resumed_at,
                 finished_at=finished_at,
             )
         )
@@ -213,17 +263,44 @@ class Journal(Narrator):
             message = f"episode {record.episode}: {name} is not a finite number; it is recorded as null"
             where = {"job": record.job, "chunk": record.chunk, "attempt": record.attempt}
             self.event("warning", **where, topic="not_finite", message=message)
-        self._episodes.append(record.to_json())
+        self._patiently(lambda: self._episodes.append(record.to_json()))
         self._tallies[record.job].add(record)
         self.tell("recorded", record)
 
     def _write_event(self, line: Mapping[str, Any]) -> None:
-        self._events.append(line)
+        if line["kind"] == "chunk_finished" and line["job"] in self._step_budgets:
+            self._episodes.sync()  # This line says that the budget is used up: no record may be lost after it.
+        self._patiently(lambda: self._events.append(line))
+
+    def _patiently(self, write: Callable[[], None]) -> None:
+        """Write; a disk that takes no more is waited for, and people are told to make room."""
+        timeout_s, since = self._plan.settings.storage_timeout, time.monotonic()
+        told = False
+        while True:
+            try:
+                write()
+                break
+            except StorageError as error:
+                if time.monotonic() - since >= timeout_s or self.in_a_hurry():
+                    raise
+                if not told:
+                    self._tell_of_storage(f"{error}; the run waits {timeout_s:g} s for it")
+                told = True
+                time.sleep(STORAGE_LOOK_S)
+        if told:
+            self.waited_s += time.monotonic() - since
+            self._tell_of_storage(f"{self.run_dir.path} takes lines again; the run goes on")
+
+    def _tell_of_storage(self, message: str) -> None:
+        """Tell people; the file of events may be what cannot be written."""
+        now = utc_text(datetime.datetime.now(datetime.timezone.utc))
+        self.tell("event", {"time": now, "kind": "warning", "topic": "storage", "message": message})
 
     def tick(self) -> None:
-        """Force records to the disk when it is time."""
+        """Force records and events to the disk when it is time."""
         if time.monotonic() - self._synced_at > SYNC_PERIOD_S:
             self._episodes.sync()
+            self._events.sync()
             self._synced_at = time.monotonic()
         self.tell("tick")
 
@@ -235,7 +312,7 @@ class Journal(Narrator):
             verdicts: Status and error of each job, by name.
         """
         self._add_replays()
-        notes = tuple(self._notes.values())
+        notes = tuple(self._told_notes)
         result = RunResult.from_tallies(
             self.run_dir.path, status, list(self._plan.jobs), self._tallies, verdicts, notes
         )
@@ -269,8 +346,25 @@ class Journal(Narrator):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._episodes.close()
-        self._events.close()
+        try:
+            self._episodes.close()
+            self._events.close()
+        finally:
+            self._past.lock.release()
+
+
+def _nothing_before(run_dir: RunDir, plan: EvalPlan, started_at: str) -> Past:
+    """Return the past of a new run."""
+    return Past(
+        lock=run_dir.lock(),
+        tallies=tallies_for(plan.jobs),
+        mark=new_mark(),
+        notes=(),
+        python_path=(),
+        provenance=None,
+        started_at=started_at,
+        resumed_at=(),
+    )
 
 
 def new_run(plan: EvalPlan, observer: RunObserver | None = None) -> Callable[[Mapping[str, Any]], Journal]:
@@ -293,12 +387,3 @@ def python_path(folder: Path | None) -> tuple[str, ...]:
     """Return where entry points are looked for besides the installed packages: the job file's folder, then here."""
     here = str(Path.cwd())
     return (here,) if folder is None or str(folder) == here else (str(folder), here)
-
-
-def versions() -> dict[str, str]:
-    """Return the installed versions that results may depend on."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found

@@ -17,8 +17,9 @@ from typing import Any
 from arena_ray.config import EvalPlan
 from arena_ray.errors import ConfigError
 from arena_ray.journal import Journal, python_path
+from arena_ray.json_files import LineLog
 from arena_ray.records import EpisodeRecord, Failure, Notice
-from arena_ray.run_dir import LineLog, RunDir, read_records
+from arena_ray.run_dir import RunDir, read_records
 from arena_ray.specs import Chunk, EvalJob, WorkerSetup
 from arena_ray.video.encoder import usable_cores
 from arena_ray.worker import EvalWorker

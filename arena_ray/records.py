@@ -276,6 +276,28 @@ class Progress:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MemorySample:
+    """What a worker and everything that it started hold.
+
+    Attributes:
+        resident_mb: Resident memory, MB (10^6 bytes).
+        gpu_mb: Memory on the GPUs, MB; ``None`` where nobody knows.
+        amid: Whether it was taken in the middle of a chunk, and not at its beginning or end.
+    """
+
+    resident_mb: float
+    gpu_mb: float | None = None
+    amid: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Retiring:
+    """The worker starts no further episode, and is to be replaced; `reason` is for people."""
+
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
     """Something that people should know; `topic` is a stable word, and each topic is told once per job."""
 
@@ -296,7 +318,17 @@ class Failure:
     error: EpisodeError
 
 
-Event: TypeAlias = WorkerReady | EpisodeStarted | EpisodesReturned | EpisodeRecord | Progress | Notice | Failure
+Event: TypeAlias = (
+    WorkerReady
+    | EpisodeStarted
+    | EpisodesReturned
+    | EpisodeRecord
+    | Progress
+    | MemorySample
+    | Retiring
+    | Notice
+    | Failure
+)
 
 
 def finite(value: float | None) -> float | None:

@@ -26,11 +26,12 @@ from arena_ray.config.problems import shown
 from arena_ray.errors import ConfigError, RunDirError, StorageError, nearest
 from arena_ray.eval_runner import WORKER_LOST, Run
 from arena_ray.journal import Narrator, RunObserver, python_path
+from arena_ray.json_files import LineLog, strict_json
 from arena_ray.ledger import History, JobHistory
 from arena_ray.pools import WorkerPool, open_pool
 from arena_ray.records import EpisodeRecord, EpisodeReplay, VideoFile
 from arena_ray.results import ReplayResult, RunResult, named
-from arena_ray.run_dir import LineLog, RunDir, move_to_free_name, strict_json
+from arena_ray.run_dir import RunDir, move_to_free_name
 from arena_ray.specs import Chunk, EvalJob, WorkerSetup
 
 logger = logging.getLogger(__name__)
@@ -224,7 +225,11 @@ class _ReplayJournal(Narrator):
 
     def __init__(self, order: _Order, folder: Path, observer: RunObserver | None) -> None:
         super().__init__(observer)
-        self.setup = WorkerSetup(run_dir=str(folder), python_path=order.python_path)
+        self.setup = WorkerSetup(
+            run_dir=str(folder),
+            python_path=order.python_path,
+            max_episodes=order.plan.settings.max_episodes_per_worker,
+        )
         self._order, self._folder = order, folder
         self._run_dir, self._job = order.run_dir, order.job.name
         self._replays: dict[int, EpisodeReplay] = {}

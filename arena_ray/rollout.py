@@ -49,7 +49,7 @@ class Rollout:
         policy: Answers observations.
         worker: Who runs this.
         run_dir: Root of the paths in records.
-        should_stop: Asked before an episode starts; True lets the episodes in flight finish and starts no other.
+        allowance: Asked before episodes start: how many may. 0 lets those in flight finish and starts no other.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class Rollout:
         policy: Policy,
         worker: WorkerInfo,
         run_dir: Path,
-        should_stop: Callable[[], bool],
+        allowance: Callable[[], float],
     ) -> None:
         self.slots = slots
         self._chunk, self._reopen, self._policy = chunk, reopen, policy
         self._worker, self._run_dir = worker, run_dir
-        self._should_stop = should_stop
+        self._allowance = allowance
         self._queue = _TicketQueue(chunk, slots)
         self._in_flight: dict[int, Ticket] = {}
         self._resting: set[int] = set(range(slots.num_slots))
@@ -97,10 +97,12 @@ class Rollout:
         """Return the tickets that resting slots take now."""
         if self._stopping or not self._resting or self._queue.empty or self._budget_spent():
             return {}
-        if self._should_stop():
+        allowed = self._allowance()
+        if allowed <= 0:
             self._stopping = True
             return {}
-        return self._queue.pull(sorted(self._resting), busy=bool(self._in_flight))
+        resting = sorted(self._resting)
+        return self._queue.pull(resting[: int(min(allowed, len(resting)))], busy=bool(self._in_flight))
 
     def _advance(self, tickets: dict[int, Ticket]) -> dict[int, Outcome]:
         """Begin these tickets and step once; return the outcomes of the episodes that ended."""

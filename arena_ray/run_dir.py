@@ -1,21 +1,21 @@
-"""The run directory: every file name, atomic replacement, append-only logs, and reading them back."""
+"""The run directory: every file name, who may write there, and reading back what stands there."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-import errno
 import json
 import os
 import re
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
-from arena_ray.errors import RunDirError, StorageError
+from arena_ray.errors import RunDirError
+from arena_ray.json_files import replace_json, sync_folder
+from arena_ray.provenance import Provenance
 from arena_ray.records import SCHEMA_VERSION, EpisodeRecord, EpisodeReplay, VideoFile
+from arena_ray.run_lock import RunLock
 
 LineT = TypeVar("LineT")
 
@@ -44,17 +44,13 @@ def create_timestamped_folder(base: str | os.PathLike[str], now: datetime.dateti
                 path.mkdir()
             except FileExistsError:
                 continue
+            sync_folder(path.parent)
             return path
     except OSError as error:
         raise RunDirError(
             f"cannot create a run directory in {str(stem.parent)!r}: {error}; choose another base"
         ) from error
     raise RunDirError(f"{stem} and 9,999 names after it exist; choose another base")
-
-
-def strict_json(value: Any, **kwargs: Any) -> str:
-    """Return `value` as JSON; NaN and infinities raise `ValueError` instead of becoming invalid JSON."""
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, **kwargs)
 
 
 class RunDir:
@@ -80,11 +76,56 @@ class RunDir:
             RunDirError: If it has no ``run.json``.
         """
         run_dir = cls(path)
+        if run_dir.episodes_file.is_file() and not run_dir.run_file.is_file():
+            raise RunDirError(
+                f"{str(path)!r} has no run.json, which says what is run: the run has just begun, or it ended before "
+                "anything was run; then start it again"
+            )
         if not run_dir.run_file.is_file():
             raise RunDirError(
                 f"{str(path)!r} is not a run directory: it has no run.json; give the folder that a run printed"
             )
         return run_dir
+
+    def lock(self) -> RunLock:
+        """Make this directory this driver's alone.
+
+        Raises:
+            RunDirError: If another driver has it, or nothing can be written there.
+        """
+        try:
+            return RunLock(self.episodes_file)
+        except BlockingIOError as error:
+            raise RunDirError(
+                f"the run in {str(self.path)!r} still goes on: {self._driver()} writes there; wait until it has ended, "
+                "or end it first (SIGINT once: the episodes in flight finish)"
+            ) from error
+        except OSError as error:
+            raise RunDirError(f"cannot write into the run directory {str(self.path)!r}: {error}") from error
+
+    def _driver(self) -> str:
+        """Return who runs the run, in words."""
+        try:
+            driver = self.read_run()["driver"]
+            return f"process {driver['pid']} on {driver['host']}"
+        except (RunDirError, KeyError, TypeError):
+            return "another process"
+
+    def check_links(self, job_names: Iterable[str]) -> None:
+        """Check that nothing that a driver or worker writes would land outside of this directory.
+
+        Raises:
+            RunDirError: If a file or folder of the run is a link that leads out of it.
+        """
+        inside = self.path.resolve()
+        folders = [folder for name in job_names for folder in (self.job_folder(name), self.log_folder(name))]
+        for path in (self.episodes_file, self.events_file, self.rank_file(0).parent, *folders):
+            target = path.resolve()
+            if path.is_symlink() and not target.is_relative_to(inside):
+                raise RunDirError(
+                    f"{path} is a link to {target}, outside of the run directory, where nothing must be written; "
+                    "remove the link, or put what it leads to in its place"
+                )
 
     @property
     def run_file(self) -> Path:
@@ -145,6 +186,10 @@ class RunDir:
         """Return where a rank of `torchrun` keeps its records until rank 0 merges them."""
         return self.path / "ranks" / f"episodes-{rank}.jsonl"
 
+    def rank_files(self) -> list[Path]:
+        """Return the files of ranks whose records have not been merged."""
+        return sorted(self.rank_file(0).parent.glob("episodes-*.jsonl"))
+
     def write_run(self, content: Mapping[str, Any]) -> None:
         """Replace ``run.json`` atomically."""
         replace_json(self.run_file, content)
@@ -188,6 +233,14 @@ class RunDir:
             videos = added.get((record.job, record.episode))
             yield record if videos is None else dataclasses.replace(record, videos=_by_path(record.videos, videos))
 
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Yield the lines of ``events.jsonl``.
+
+        Raises:
+            RunDirError: If a whole line is none; a torn last line is passed over.
+        """
+        yield from _read_lines(self.events_file, _event, "an event")
+
     def replays(self) -> Iterator[EpisodeReplay]:
         """Yield the lines of ``replays.jsonl``.
 
@@ -204,6 +257,12 @@ class RunDir:
                 there = [video for video in replay.videos if (self.path / video.path).is_file()]
                 added.setdefault((replay.job, replay.episode), []).extend(there)
         return added
+
+
+def _event(line: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(line["kind"], str):
+        raise TypeError("its kind is no text")
+    return line
 
 
 def read_records(path: Path) -> Iterator[EpisodeRecord]:
@@ -254,106 +313,19 @@ def _split_name(name: str) -> tuple[str, str]:
     return (name, "") if match is None else (match[1], match[2])
 
 
-def replace_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file so that a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(strict_json(content, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-class LineLog:
-    """An append-only JSON-lines file. A line is with the operating system when `append` returns."""
-
-    def __init__(self, path: Path) -> None:
-        _cut_torn_line(path)
-        self._path = path
-        self._file: IO[bytes] = path.open("ab", buffering=0)
-
-    def append(self, content: Mapping[str, Any]) -> None:
-        """Append one line, whole or not at all.
-
-        Raises:
-            StorageError: If the disk does not take it.
-        """
-        line = (strict_json(content) + "\n").encode("utf-8", "backslashreplace")
-        before = os.fstat(self._file.fileno()).st_size
-        try:
-            if self._file.write(line) != len(line):
-                os.ftruncate(self._file.fileno(), before)
-                raise OSError(errno.ENOSPC, "only a part of the line could be written")
-        except OSError as error:
-            raise StorageError(
-                f"{self._path} takes no more lines ({error.strerror}); make room on that disk"
-            ) from error
-
-    def sync(self) -> None:
-        """Force what was appended to the disk."""
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Sync and close; may be called again."""
-        if not self._file.closed:
-            self.sync()
-            self._file.close()
-
-    def __enter__(self) -> LineLog:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Cut off a last line that a crash left without its end."""
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size == 0:
-            return
-        tail_start = size
-        while tail_start > 0:
-            step = min(65_536, tail_start)
-            tail_start -= step
-            file.seek(tail_start)
-            end = file.read(step).rfind(b"\n")
-            if end >= 0:
-                file.truncate(tail_start + end + 1)
-                return
-        file.truncate(0)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Provenance:
-    """Where a run comes from; stands in ``run.json``."""
-
-    argv: tuple[str, ...]
-    git: Mapping[str, Any] | None
-    versions: Mapping[str, str]
-    hardware: Mapping[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the mapping that stands in ``run.json``."""
-        return {**dataclasses.asdict(self), "argv": [*self.argv]}
-
-
 def run_document(
     *,
     status: str,
     jobs: Any,
     settings: Mapping[str, Any],
+    source: Mapping[str, Any],
     python_path: Iterable[str],
     provenance: Provenance,
+    driver: Mapping[str, Any],
+    mark: str,
     notes: list[str],
     started_at: str,
+    resumed_at: Iterable[str],
     finished_at: str | None,
 ) -> dict[str, Any]:
     """Return the content of ``run.json``."""
@@ -362,22 +334,13 @@ def run_document(
         "status": status,
         "jobs": jobs,
         "settings": dict(settings),
+        "source": dict(source),
         "python_path": [*python_path],
         **provenance.to_json(),
+        "driver": dict(driver),
+        "mark": mark,
         "notes": notes,
         "started_at": started_at,
+        "resumed_at": [*resumed_at],
         "finished_at": finished_at,
     }
-
-
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Return commit and cleanness of the git work tree that `folder` lies in, or ``None``."""
-
-    def ask(*words: str) -> str:
-        command = ["git", "-C", str(folder), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -133,6 +133,9 @@ class Resources(_Spec):
     """GPUs per worker; a fraction shares one GPU among workers."""
     num_cpus: _NonNegative = 1
     """CPU cores per worker."""
+    memory_gb: _Positive | None = None
+    """Resident memory per worker with all that it starts, GB (10^9 bytes): Ray places workers by it, and one that has
+    more is replaced between two episodes. ``null``: no limit."""
 
     @field_validator("num_gpus", "num_cpus")
     @classmethod
@@ -308,6 +311,10 @@ class RunSettings(_Spec):
     """Seconds that building environment and policy may take."""
     isolation: Literal["run", "job", "chunk"] = "job"
     """How long a worker process is reused."""
+    max_episodes_per_worker: _Count | None = None
+    """Episodes after which a worker process is replaced, against leaks; ``null``: no limit."""
+    storage_timeout: Annotated[float, Field(ge=0)] = 60
+    """Seconds to wait for a disk that takes no more records to take them again, before the run ends."""
     address: StrictStr | None = None
     """Ray cluster to connect to; ``null`` starts Ray on this machine."""
     inline: StrictBool = False
@@ -346,9 +353,13 @@ class WorkerSetup:
     Attributes:
         run_dir: Absolute path of the run directory.
         python_path: Folders that are put in front of `sys.path`, so that the user's own modules can be imported.
+        mark: Carried by every process that workers of this run start; see `processes`. Empty: none.
+        max_episodes: Episodes after which a worker is to be replaced; ``None``: no limit.
         rank: ``(rank, world size)`` under `torchrun`, else ``None``.
     """
 
     run_dir: str
     python_path: tuple[str, ...] = ()
+    mark: str = ""
+    max_episodes: int | None = None
     rank: tuple[int, int] | None = None

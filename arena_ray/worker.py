@@ -7,24 +7,32 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
-from arena_ray import devices
+from arena_ray import devices, memory
 from arena_ray.envs import Slots, open_slots
 from arena_ray.envs.base import describe_error
 from arena_ray.policies import Policy, open_policy
 from arena_ray.policies.base import PolicyContext
-from arena_ray.records import Event, Failure, WorkerInfo, WorkerReady
+from arena_ray.records import EpisodeStarted, Event, Failure, Retiring, WorkerInfo, WorkerReady
 from arena_ray.rollout import Events, Rollout
 from arena_ray.run_dir import RunDir
 from arena_ray.specs import Chunk, EncoderName, EvalJob, WorkerSetup
 from arena_ray.video.encoder import usable_cores
 
 logger = logging.getLogger("arena_ray")
+
+#: How often memory is sampled while a chunk runs, seconds.
+SAMPLE_PERIOD_S = 10.0
+
+#: How often memory is compared with the worker's limit, seconds; a look costs under a millisecond.
+LIMIT_PERIOD_S = 0.5
 
 
 class EvalWorker:
@@ -35,6 +43,7 @@ class EvalWorker:
         gpus: Ids of the GPUs that this process was given; opaque.
         local_rank: Under `torchrun`, which of the visible GPUs is this rank's.
         cores: Cores that this worker can count on; ``None``: all that this process may use.
+        replaceable: Whether another process can take over, so that limits on episodes and memory can be kept.
     """
 
     def __init__(
@@ -43,6 +52,7 @@ class EvalWorker:
         gpus: Sequence[str] = (),
         local_rank: int | None = None,
         cores: float | None = None,
+        replaceable: bool = False,
     ) -> None:
         devices.prepare_process()
         for folder in reversed(setup.python_path):
@@ -57,6 +67,10 @@ class EvalWorker:
         self._slots: Slots | None = None
         self._policy: Policy | None = None
         self._torch_threads: int | None = None
+        self._replaceable = replaceable
+        self._num_started = 0
+        self._retires: str | None = None
+        self._sampled_at = self._limited_at = -math.inf
 
     def run(self, chunk: Chunk, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Events]:
         """Yield what happens while a chunk is run; it never raises what environment or policy raise.
@@ -75,9 +89,46 @@ class EvalWorker:
                 self.close()
                 yield (Failure(kind="build", error=describe_error(error)),)
                 return
-            yield ready
-            yield from self._roll_out(chunk, should_stop)
+            self._sampled_at = time.monotonic()
+            yield (memory.sample(amid=False), *ready)
+            for events in self._roll_out(chunk, should_stop):
+                self._num_started += sum(isinstance(event, EpisodeStarted) for event in events)
+                yield (*events, *self._samples())
+            self._retires = self._retires or self._reason_to_retire(chunk.job)
+            retiring = () if self._retires is None else (Retiring(reason=self._retires),)
+            yield (memory.sample(amid=False), *retiring)
             logger.info("chunk ends")
+
+    def _samples(self) -> Events:
+        """Return what this worker holds in memory, if that was not said lately."""
+        if time.monotonic() - self._sampled_at < SAMPLE_PERIOD_S:
+            return ()
+        self._sampled_at = time.monotonic()
+        return (memory.sample(amid=True),)
+
+    def _allowance(self, chunk: Chunk, should_stop: Callable[[], bool]) -> float:
+        """Return how many episodes may start; a budget of steps is one worker's, however long it takes."""
+        if should_stop():
+            return 0
+        if chunk.num_steps is not None:
+            return math.inf
+        self._retires = self._retires or self._reason_to_retire(chunk.job)
+        limit = self._setup.max_episodes if self._replaceable else None
+        return 0 if self._retires else math.inf if limit is None else limit - self._num_started
+
+    def _reason_to_retire(self, job: EvalJob) -> str | None:
+        """Return why this worker should be replaced; not before it has begun an episode, or none would ever run."""
+        if not self._replaceable or not self._num_started:
+            return None
+        most = self._setup.max_episodes
+        if most is not None and self._num_started >= most:
+            return f"it has run {self._num_started} episodes (max_episodes_per_worker {most})"
+        limit_gb = job.resources.memory_gb
+        if limit_gb is None or time.monotonic() - self._limited_at < LIMIT_PERIOD_S:
+            return None
+        self._limited_at = time.monotonic()
+        held_gb = memory.resident_gb()
+        return f"it holds {held_gb:.2f} GB (memory_gb {limit_gb:g})" if held_gb > limit_gb else None
 
     def _roll_out(self, chunk: Chunk, should_stop: Callable[[], bool]) -> Iterator[Events]:
         assert self._slots is not None
@@ -89,7 +140,7 @@ class EvalWorker:
             self._policy,
             self._info,
             self._run_dir.path,
-            should_stop,
+            lambda: self._allowance(chunk, should_stop),
         )
         try:
             try:
@@ -162,12 +213,18 @@ class EvalWorker:
             sys.modules["torch"].set_num_threads(self._torch_threads)
             self._torch_threads = None
 
+    def _open_log(self, folder: Path) -> logging.Handler:
+        """Return where log lines go; a disk that is full costs them, and nothing else."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return logging.FileHandler(folder / f"{self._info.host}-{self._info.pid}.log", encoding="utf-8")
+        except OSError:
+            return logging.NullHandler()
+
     @contextlib.contextmanager
     def _log_to_job_folder(self, chunk: Chunk) -> Iterator[None]:
         """Send the package's log lines, with job, chunk and rank, to a file of this worker."""
-        folder = self._run_dir.log_folder(chunk.job.name)
-        folder.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(folder / f"{self._info.host}-{self._info.pid}.log", encoding="utf-8")
+        handler = self._open_log(self._run_dir.log_folder(chunk.job.name))
         rank = "" if self._setup.rank is None else f"[Rank {self._setup.rank[0]}/{self._setup.rank[1]}] "
         prefix = f"{rank}[{chunk.job.name} chunk {chunk.index}]".replace("%", "%%")
         handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {prefix} %(message)s"))

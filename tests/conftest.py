@@ -27,3 +27,17 @@ def local_ray() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the disasters of `tests/chaos` came to."""
+    reports = terminalreporter.getreports("passed")
+    rows = [value for report in reports for name, value in report.user_properties if name == "chaos"]
+    if not rows:
+        return
+    terminalreporter.section("chaos: what was done to runs, and what it cost")
+    head = ("fault", "injected", "episodes", "lost", "duplicated", "extra time", "allowed")
+    terminalreporter.write_line("{:<44} {:>9} {:>9} {:>5} {:>11} {:>11} {:>9}".format(*head))
+    for row in rows:
+        figures = f"{row['injected']:>9} {row['episodes']:>9} {0:>5} {0:>11}"
+        terminalreporter.write_line(f"{row['fault']:<44} {figures} {row['extra_s']:>9.1f} s {row['bound_s']:>7.1f} s")

@@ -18,24 +18,30 @@ PACKAGE = Path(arena_ray.__file__).parent
 #: Rows, from the bottom of the building to the top. A room that is a package may import its own modules.
 ROWS: list[set[str]] = [
     {"errors", "specs"},
-    {"records"},
-    {"config", "chunking", "ledger", "run_dir", "statistics", "entry_points"},
+    {"records", "json_files", "provenance", "run_lock"},
+    {"config", "chunking", "index_ranges", "ledger", "run_dir", "statistics", "entry_points"},
     {"results"},
-    {"video", "devices"},
+    {"video", "devices", "processes", "memory"},
     {"envs", "policies"},
     {"rollout"},
     {"worker"},
     {"pools"},
-    {"journal", "deadlines"},
+    {"journal", "deadlines", "run_history"},
     {"eval_runner"},
-    {"policy_runner", "replay_runner"},
+    {"policy_runner", "replay_runner", "resume_runner"},
     {"report", "doctor"},
     {"cli"},
 ]
 
 #: What only some rooms may import.
 RESERVED = {
-    "ray": {"pools/ray_actors.py"},
+    "ray": {
+        "pools/ray_actors.py",
+        "pools/ray_cluster.py",
+        "pools/ray_worker.py",
+        "pools/burials.py",
+        "pools/losses.py",
+    },
     "torch": {"devices.py", "policies/torch_policy.py", "policies/sb3.py", "envs/native.py", "policy_runner.py"},
     "yaml": {"config"},
     "av": {"video"},

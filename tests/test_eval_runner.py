@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from arena_ray import EvalJob, RunResult, evaluate
-from arena_ray.pools import ChunkEvents, ChunkFinished, PoolEvent
+from arena_ray.pools import ChunkEvents, ChunkFinished, Place, PoolEvent
 from arena_ray.records import EpisodeRecord, EpisodeStarted, WorkerInfo, WorkerReady
 from arena_ray.specs import Chunk, WorkerSetup
 from tests.worlds import walk_job
@@ -50,7 +50,7 @@ class ScriptedPool:
     def has_room(self, job: EvalJob) -> bool:
         return self.running < self._num_workers
 
-    def submit(self, chunk: Chunk) -> None:
+    def submit(self, chunk: Chunk, avoid: Place | None = None) -> None:
         self.running += 1
         self.submitted += 1
         self._events.append(ChunkEvents(chunk, (WorkerReady(worker=WORKER, build_s=0.0),)))
@@ -77,6 +77,14 @@ class ScriptedPool:
 
     def kill(self, chunk: Chunk, cause: str, message: str) -> None:
         raise AssertionError("nothing here needs to be killed")
+
+    def place_of(self, chunk: Chunk) -> Place | None:
+        return None
+
+    def has_place_besides(self, place: Place) -> bool:
+        return False
+
+    def quarantine(self, place: Place) -> None: ...
 
     def stop(self) -> None: ...
 

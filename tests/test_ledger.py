@@ -294,6 +294,106 @@ def _play(book: Ledger, chunk: Chunk, rng: random.Random, committed: list[int]) 
     book.finished_chunk("a", chunk.index, cut_short=False)
 
 
+@pytest.mark.parametrize(
+    ("cause", "waits"),
+    [
+        pytest.param("died", [1.0, 2.0, 4.0], id="failed-start"),
+        pytest.param("preempted", [1.0, 2.0, 4.0], id="preempted"),
+        pytest.param("start_timeout", [0.0, 0.0, 0.0], id="start-timeout"),
+    ],
+)
+def test_the_wait_after_a_loss_doubles(cause: str, waits: list[float]) -> None:
+    book = ledger(job(), max_attempts=9)
+    seen = []
+    for _ in waits:
+        loss = book.lost_chunk("a", take(book).index, cause, "gone")
+        assert not book.finished
+        if loss.back_off_s:
+            assert book.take("a", 2) is None
+            book.release("a")
+        seen.append(loss.back_off_s)
+    assert seen == waits
+    chunk = take(book)
+    book.ready("a", chunk.index)
+    assert book.lost_chunk("a", chunk.index, "out_of_memory", "gone").back_off_s == 2.0
+    assert book.take("a", 2) is None
+
+
+def test_a_worker_that_is_ready_ends_the_row_of_losses() -> None:
+    book = ledger(job(), max_attempts=9)
+    lose(book, "a", take(book).index, "died", "gone")
+    deliver(book, take(book))
+    assert book.lost_chunk("a", take(book).index, "died", "gone").back_off_s == 1.0
+
+
+def test_a_back_off_has_an_end() -> None:
+    book = ledger(job(), max_attempts=10_000)
+    waits = [lose(book, "a", take(book).index, "node_lost", "gone").back_off_s for _ in range(2_000)]
+    assert max(waits) == waits[-1] == 30.0
+
+
+def test_a_run_whose_every_worker_dies_at_start_is_ended() -> None:
+    book = ledger(*(job(f"job-{number}") for number in range(50)), max_attempts=3)
+    losses = 0
+    while not book.finished:
+        name = next(one.job.name for one in book.waiting_jobs())
+        losses += 1
+        lose(book, name, take(book, name).index, "died", "exit code 7")
+    assert losses == 9
+    assert book.stopped is not None
+    assert "9 workers in a row were lost before they were ready" in book.stopped
+    assert "exit code 7" in book.stopped
+    assert [one.status for one in book.jobs.values()] == ["failed"] * 3 + ["incomplete"] * 47
+
+
+def test_the_breaker_waits_for_every_worker_of_a_wide_run() -> None:
+    book = ledger(*(job(f"job-{number}") for number in range(50)), max_attempts=2)
+    chunks = [take(book, f"job-{number}") for number in range(20)]
+    for chunk in chunks:
+        assert book.stopped is None
+        lose(book, chunk.job.name, chunk.index, "died", "gone")
+    assert book.stopped is None
+    deliver(book, take(book, "job-49"))
+    for chunk in [take(book, f"job-{number}") for number in range(20)]:
+        lose(book, chunk.job.name, chunk.index, "died", "gone")
+    assert book.stopped is None
+
+
+def test_a_disk_that_takes_no_more_ends_the_run_whatever_was_asked() -> None:
+    book = ledger(job(), continue_on_error=True)
+    book.storage_failed("no room")
+    assert (book.stopped, book.take("a", 1)) == ("no room", None)
+
+
+def test_what_a_dead_driver_had_handed_out_is_tried_again_under_new_attempts() -> None:
+    book = ledger(job(num_episodes=10, num_rebuilds=2), size=2)
+    history = JobHistory(recorded=[(0, "completed"), (6, "error")], handed_out={1: 1, 2: 1, 4: 2, 5: 2}, next_chunk=7)
+    book.take_over({"a": history})
+    chunks = []
+    while (chunk := book.take("a", 2)) is not None:
+        chunks.append(chunk)
+    assert [(chunk.index, chunk.rebuild, chunk.attempt, chunk.episodes) for chunk in chunks] == [
+        (7, 0, 2, (1, 2)),
+        (8, 0, 1, (3,)),
+        (9, 0, 3, (4,)),
+        (10, 1, 3, (5,)),
+        (11, 1, 1, (7, 8)),
+        (12, 1, 1, (9,)),
+    ]
+
+
+def test_steps_that_a_dead_driver_had_begun_are_run_again() -> None:
+    steps = job("a", num_episodes=None, num_steps=50)
+    book = ledger(steps)
+    book.take_over({"a": JobHistory(recorded=[(0, "completed")], handed_out={0: 1}, next_chunk=1)})
+    chunk = take(book)
+    assert (chunk.index, chunk.attempt, chunk.num_steps) == (1, 2, 50)
+    assert not book.record(record(chunk, 0))
+    done = ledger(steps)
+    done.take_over({"a": JobHistory(recorded=[(0, "completed")], steps_done=True)})
+    assert (done.finished, done.jobs["a"].status) == (True, "completed")
+
+
 @pytest.mark.heavy
 def test_a_million_episodes_in_ten_thousand_chunks() -> None:
     """Not timed closely: it must not be quadratic. Measured: see tests/benchmarks."""

@@ -96,6 +96,23 @@ def test_the_replay_command_adds_videos(tmp_path: Path) -> None:
     assert [path.stem for path in paths] == [f"viewport-env0-episode-{episode}" for episode in (3, 7, 10, 11, 12)]
 
 
+@pytest.mark.heavy
+def test_the_resume_command_finishes_and_extends_a_run(tmp_path: Path) -> None:
+    job, env = "cartpole-random", {"id": "CartPole-v1"}
+    document = {"jobs": [{"name": job, "env": env, "policy": {"type": "random"}, "num_episodes": 20}]}
+    run_dir = evaluate(document, inline=True, video_base_dir=str(tmp_path)).run_dir
+    records = (run_dir / "episodes.jsonl").read_text().splitlines(keepends=True)
+    (run_dir / "episodes.jsonl").write_text("".join(records[:7]))
+    words = [word.replace("outputs/2026-11-22_19-37-27", str(run_dir)) for word in shlex.split(blocks("bash")[4])]
+    extension = re.search(r"`(cartpole-random:num_episodes=\d+)`", README)
+    assert extension is not None
+    for more, number in ([], 20), ([extension[1]], 30):
+        done = run([*words, *more], tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == str(run_dir)
+        assert RunResult.load(run_dir).jobs[job].counts["completed"] == number
+
+
 @pytest.mark.ray
 @pytest.mark.heavy
 def test_the_python_lines_work(tmp_path: Path) -> None:

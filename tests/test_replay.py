@@ -17,7 +17,7 @@ import pytest
 from arena_ray import EvalJob, ReplayResult, RunResult, evaluate, replay
 from arena_ray.config import EvalPlan
 from arena_ray.errors import ArenaError, ConfigError, NotEnoughResourcesError, RunDirError
-from arena_ray.pools import ChunkEvents, ChunkFinished, PoolEvent
+from arena_ray.pools import ChunkEvents, ChunkFinished, Place, PoolEvent
 from arena_ray.pools.inline import InlinePool
 from arena_ray.records import EpisodeError, EpisodeRecord, Notice, VideoFile, WorkerInfo
 from arena_ray.replay_runner import differences
@@ -80,9 +80,9 @@ class NotingPool(InlinePool):
         super().__init__()
         self.chunks: list[Chunk] = []
 
-    def submit(self, chunk: Chunk) -> None:
+    def submit(self, chunk: Chunk, avoid: Place | None = None) -> None:
         self.chunks.append(chunk)
-        super().submit(chunk)
+        super().submit(chunk, avoid)
 
 
 class UnusedPool(InlinePool):

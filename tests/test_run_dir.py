@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import datetime
-import json
 from pathlib import Path
 
 import pytest
 
 from arena_ray.errors import RunDirError
+from arena_ray.json_files import LineLog, strict_json
 from arena_ray.records import EpisodeError, EpisodeRecord, EpisodeReplay, VideoFile, WorkerInfo
-from arena_ray.run_dir import LineLog, RunDir, move_to_free_name, replace_json, strict_json, utc_text
+from arena_ray.run_dir import RunDir, move_to_free_name, utc_text
 
 NOW = datetime.datetime(2026, 6, 16, 14, 42, 54, tzinfo=datetime.timezone.utc)
 
@@ -58,16 +58,6 @@ def test_a_torn_last_line_is_passed_over_and_cut_off_on_append(tmp_path: Path) -
     with LineLog(run_dir.episodes_file) as log:
         log.append(RECORD.to_json())
     assert run_dir.episodes_file.read_text() == whole * 2
-
-
-def test_a_torn_line_longer_than_a_block_is_cut_off(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    path.write_text("{}\n" + "x" * 200_000)
-    LineLog(path).close()
-    assert path.read_text() == "{}\n"
-    path.write_text("y" * 200_000)
-    LineLog(path).close()
-    assert path.read_text() == ""
 
 
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
@@ -146,15 +136,40 @@ def test_two_replays_never_share_a_folder(tmp_path: Path) -> None:
     assert [run_dir.create_replay_folder("a").name for _ in range(3)] == [".replay-1", ".replay-2", ".replay-3"]
 
 
-def test_json_is_strict_and_replaced_atomically(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    replace_json(path, {"a": 1})
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        replace_json(path, {"a": float("nan")})
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_times_are_utc_with_z() -> None:
     moment = datetime.datetime(2026, 1, 1, 1, 0, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))
     assert utc_text(moment) == "2025-12-31T23:00:00.000Z"
+
+
+def test_a_new_run_directory_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr("arena_ray.run_dir.sync_folder", synced.append)
+    RunDir.create(tmp_path / "base", NOW)
+    assert synced == [tmp_path / "base"]
+
+
+def test_events_are_read_back(tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path, NOW)
+    assert list(run_dir.events()) == []
+    run_dir.events_file.write_text('{"kind": "a"}\n{"kind": "b", "x": 1}\n{"kind": "c"')
+    assert list(run_dir.events()) == [{"kind": "a"}, {"kind": "b", "x": 1}]
+    run_dir.events_file.write_text('{"kind": "a"}\n3\n')
+    with pytest.raises(RunDirError, match=r"events\.jsonl, line 2, is not an event"):
+        list(run_dir.events())
+
+
+def test_one_driver_at_a_time(tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path, NOW)
+    lock = run_dir.lock()
+    with pytest.raises(RunDirError, match="another process writes there"):
+        run_dir.lock()
+    run_dir.write_run({"driver": {"host": "far", "pid": 7}})
+    with pytest.raises(RunDirError, match="process 7 on far writes there"):
+        run_dir.lock()
+    lock.release()
+    run_dir.lock().release()
+
+
+def test_a_run_directory_that_is_gone_cannot_be_locked(tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match="cannot write into the run directory"):
+        RunDir(tmp_path / "gone").lock()

@@ -25,6 +25,7 @@ class Walk(gymnasium.Env[dict[str, Any], npt.NDArray[np.float32]]):
         poison: Episodes of job seed 0 in which something happens at step `poison_step`.
         deed: What happens: ``raise``, ``exit``, ``kill``, ``hang``, or ``reset`` (raise at reset).
         marker: A folder; with it the deed is done once only.
+        frame_shape: Height and width of frames.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012  # as Gymnasium has it
@@ -39,11 +40,13 @@ class Walk(gymnasium.Env[dict[str, Any], npt.NDArray[np.float32]]):
         poison_step: int = 1,
         step_s: float = 0.0,
         marker: str | None = None,
+        frame_shape: Sequence[int] = (32, 48),
     ) -> None:
         self.render_mode = render_mode
+        self._frame_shape = (*frame_shape, 3)
         spaces: dict[str, gymnasium.Space[Any]] = {"state": gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)}
         if cameras:
-            frame = gymnasium.spaces.Box(0, 255, (32, 48, 3), np.uint8)
+            frame = gymnasium.spaces.Box(0, 255, self._frame_shape, np.uint8)
             spaces["camera_obs"] = gymnasium.spaces.Dict(dict.fromkeys(cameras, frame))
         self.observation_space = gymnasium.spaces.Dict(spaces)
         self.action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
@@ -73,7 +76,7 @@ class Walk(gymnasium.Env[dict[str, Any], npt.NDArray[np.float32]]):
         return {"state": state, **frames}
 
     def _frame(self) -> npt.NDArray[np.uint8]:
-        return np.full((32, 48, 3), min(4 * self._t, 255), dtype=np.uint8)
+        return np.full(self._frame_shape, min(4 * self._t, 255), dtype=np.uint8)
 
     def step(self, action: npt.NDArray[np.float32]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         self._t += 1

@@ -64,6 +64,8 @@ def job_document(job: EvalJob) -> dict[str, Any]:
     """Return a job as strict JSON data that `load_plan` reads back into an equal job."""
     document = job.model_dump(mode="json")
     del document["video"]["video_base_dir"]  # a job cannot choose it, see NO_VIDEO_BASE_DIR
+    if job.resources.memory_gb is None:
+        del document["resources"]["memory_gb"]
     return document
 
 

@@ -22,6 +22,25 @@ from arena_ray.specs import EvalJob, RunSettings
 _NO_JOBS = "missing required key 'jobs'; write 'jobs:' and a list of jobs"
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlanSource:
+    """Where a plan was read from, so that `resume` can read it again.
+
+    Attributes:
+        job_file: Absolute path; ``None`` when the jobs did not come from a file.
+        overrides: As they were given.
+        flags: As they were given.
+    """
+
+    job_file: str | None = None
+    overrides: tuple[str, ...] = ()
+    flags: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the mapping that stands in ``run.json``."""
+        return {"job_file": self.job_file, "overrides": [*self.overrides], "flags": dict(self.flags)}
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class EvalPlan:
     """Everything that was asked for, checked and resolved.
@@ -32,19 +51,21 @@ class EvalPlan:
         folder: Absolute path of the job file's folder; ``None`` when the jobs did not come from a file.
         document: ``{"jobs": [...]}`` with defaults, overrides and flags worked in: strict JSON data for `run.json`,
             which `load_plan` reads back into equal jobs.
+        source: Where all this was read from.
     """
 
     jobs: tuple[EvalJob, ...]
     settings: RunSettings
     folder: Path | None
     document: Mapping[str, Any]
+    source: PlanSource = PlanSource()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Source:
     origin: str
     document: Any
-    folder: Path | None = None
+    path: Path | None = None
 
 
 def load_plan(
@@ -65,8 +86,10 @@ def load_plan(
         ConfigError: If anything is wrong; the text lists everything that is, a line each.
     """
     read = _read(source)
+    overrides = (overrides,) if isinstance(overrides, str) else tuple(str(override) for override in overrides)
+    flags = {key: _as_text(value) for key, value in (flags or {}).items()}
     lines = _top_level_lines(read.document)
-    settings, more = _settings(_section(read.document, "run", lines), flags or {})
+    settings, more = _settings(_section(read.document, "run", lines), flags)
     lines += more
     defaults = _section(read.document, "defaults", lines)
     jobs: tuple[EvalJob, ...] = ()
@@ -75,7 +98,13 @@ def load_plan(
         lines += more
     raise_all(read.origin, lines)
     jobs = tuple(_recorded(job, settings) for job in jobs)
-    return EvalPlan(jobs, settings, read.folder, {"jobs": [job_document(job) for job in jobs]})
+    return EvalPlan(
+        jobs=jobs,
+        settings=settings,
+        folder=None if read.path is None else read.path.parent,
+        document={"jobs": [job_document(job) for job in jobs]},
+        source=PlanSource(job_file=None if read.path is None else str(read.path), overrides=overrides, flags=flags),
+    )
 
 
 def _read(source: object) -> _Source:
@@ -84,7 +113,7 @@ def _read(source: object) -> _Source:
         document = read_job_file(path)
         if not isinstance(document, Mapping):
             raise ConfigError(f"{path}: found {shown(document)}; must be a mapping with the key 'jobs'")
-        return _Source(str(path), document, path.absolute().parent)
+        return _Source(str(path), document, path.absolute())
     if isinstance(source, Mapping):
         return _Source("jobs", source)
     if isinstance(source, Sequence) and not isinstance(source, (bytes, bytearray)):
@@ -108,7 +137,7 @@ def _section(document: Mapping[Any, Any], key: str, lines: list[str]) -> Mapping
 def _settings(section: Mapping[str, Any], flags: Mapping[str, Any]) -> tuple[RunSettings, list[str]]:
     """Return the flags over the section; each is checked on its own, so that no flag hides a mistake in the file."""
     run, lines = _checked_settings(section, prefix="run.")
-    above, more = _checked_settings({key: _as_text(value) for key, value in flags.items()}, label="flags: ")
+    above, more = _checked_settings(flags, label="flags: ")
     lines += more
     return (RunSettings() if lines else RunSettings.model_validate({**run, **above})), lines
 

@@ -49,6 +49,7 @@ FAULTS = {
     "episode_timeout": FaultRule("worker", True, True, "timeout"),
     "preempted": FaultRule("machine", True, False, None, back_off_s=1.0),
     "node_lost": FaultRule("machine", True, False, None, back_off_s=1.0),
+    "unreachable": FaultRule("machine", True, False, None, back_off_s=1.0),
     "storage_error": FaultRule("disk", False, False, None, ends="run"),
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, TypeAlias
@@ -134,7 +133,7 @@ class JobLedger:
         self._cursor = 0
         self._fresh = job.num_episodes or 0
         self._pieces: deque[_Piece] = deque()
-        self._handed_out_before: set[int] = set()
+        self._next_attempts: dict[int, int] = {}
         self._charges: dict[int, int] = {}
         self._next_index = 0
         self._failed_starts: dict[int, int] = {}
@@ -184,14 +183,7 @@ class JobLedger:
         if self.job.num_episodes is None:
             self._steps_attempts = max(history.handed_out.values(), default=0)
             return
-        again = {e: tried for e, tried in sorted(history.handed_out.items()) if e not in self._recorded}
-        self._handed_out_before = set(again)
-        self._fresh -= len(again)
-        for (rebuild, tried), group in itertools.groupby(again, key=lambda e: (self._rebuild_of(e), again[e])):
-            self._pieces.append(_Piece(tuple(group), tried + 1, rebuild))
-
-    def _rebuild_of(self, episode: int) -> int:
-        return next(rebuild for rebuild, (_, stop) in enumerate(self._bounds) if episode < stop)
+        self._next_attempts = {episode: tried + 1 for episode, tried in history.handed_out.items()}
 
     def observe_duration(self, duration_s: float) -> None:
         """Update the mean wall time of a completed episode."""
@@ -224,18 +216,22 @@ class JobLedger:
         return chunk
 
     def _cut(self, length: int) -> _Piece:
-        """Return the next fresh episodes, all of one rebuild."""
+        """Return the next fresh episodes, all of one rebuild and one attempt."""
         episodes: list[int] = []
-        rebuild = self._rebuild
+        rebuild, attempt = self._rebuild, 1
         while not episodes:
             rebuild, (_, stop) = self._rebuild, self._bounds[self._rebuild]
             while len(episodes) < length and self._cursor < stop:
-                if self._cursor not in self._recorded and self._cursor not in self._handed_out_before:
+                if self._cursor not in self._recorded:
+                    its_attempt = self._next_attempts.get(self._cursor, 1)
+                    if episodes and its_attempt != attempt:
+                        break
+                    attempt = its_attempt
                     episodes.append(self._cursor)
                 self._cursor += 1
             self._rebuild += self._cursor >= stop
         self._fresh -= len(episodes)
-        return _Piece(tuple(episodes), 1, rebuild)
+        return _Piece(tuple(episodes), attempt, rebuild)
 
     def ready(self, index: int) -> None:
         """Note that the worker of a chunk has built its environment and policy."""

@@ -34,18 +34,17 @@ class Quarantine(Generic[PlaceT]):
         """Be told that an episode was completed there."""
         self._rows.pop(place, None)
 
-    def lost(self, place: PlaceT, suspects: Collection[Hashable], others: Collection[PlaceT]) -> bool:
+    def lost(self, place: PlaceT, suspects: Collection[Hashable], *, elsewhere: bool) -> bool:
         """Be told that a worker was lost there; return whether the place is quarantined from now on.
 
         Args:
             place: Where.
             suspects: What was in flight: each may be the reason.
-            others: All places where workers of its kind can run.
+            elsewhere: Whether there is another place that is not quarantined.
         """
         row = self._rows.setdefault(place, _Row())
         row.losses += 1
         row.suspects = frozenset(suspects) if row.suspects is None else row.suspects & frozenset(suspects)
-        elsewhere = set(others) - self.places - {place}
         if row.losses < LOSSES_IN_A_ROW or row.suspects or not elsewhere or place in self.places:
             return False
         self.places.add(place)

@@ -2,9 +2,10 @@
 
 from arena_ray.pools.base import ChunkEvents as ChunkEvents
 from arena_ray.pools.base import ChunkFinished as ChunkFinished
+from arena_ray.pools.base import Place as Place
 from arena_ray.pools.base import PoolEvent as PoolEvent
 from arena_ray.pools.base import WorkerLost as WorkerLost
 from arena_ray.pools.base import WorkerPool as WorkerPool
 from arena_ray.pools.base import open_pool as open_pool
 
-__all__ = ["ChunkEvents", "ChunkFinished", "PoolEvent", "WorkerLost", "WorkerPool", "open_pool"]
+__all__ = ["ChunkEvents", "ChunkFinished", "Place", "PoolEvent", "WorkerLost", "WorkerPool", "open_pool"]

@@ -12,6 +12,18 @@ from arena_ray.specs import Chunk, EvalJob, RunSettings, WorkerSetup
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """Where a worker is: a node, or where it was given GPUs, those of a node. Ids are opaque."""
+
+    node_id: str
+    host: str
+    gpus: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"GPU {', '.join(self.gpus)} of {self.host}" if self.gpus else f"node {self.host}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ChunkEvents:
     """What a worker streamed."""
 
@@ -34,11 +46,13 @@ class WorkerLost:
         chunk: The chunk.
         cause: A key of `ledger.FAULTS`.
         message: What happened, for people.
+        place: Where it was, if it got so far as to say it.
     """
 
     chunk: Chunk
     cause: str
     message: str
+    place: Place | None = None
 
 
 PoolEvent: TypeAlias = ChunkEvents | ChunkFinished | WorkerLost
@@ -77,8 +91,25 @@ class WorkerPool(Protocol):
         """Return whether a chunk of a job would be run now."""
         ...
 
-    def submit(self, chunk: Chunk) -> None:
-        """Run a chunk on a warm worker of its job if there is one, else on a new one."""
+    def submit(self, chunk: Chunk, avoid: Place | None = None) -> None:
+        """Run a chunk on a warm worker of its job if there is one, else on a new one.
+
+        Args:
+            chunk: What to run.
+            avoid: Where it should not run if there is another place: it lost a worker there.
+        """
+        ...
+
+    def place_of(self, chunk: Chunk) -> Place | None:
+        """Return where a chunk runs, if that is known and there could be another place."""
+        ...
+
+    def has_place_besides(self, place: Place) -> bool:
+        """Return whether workers could run elsewhere, on what is not quarantined."""
+        ...
+
+    def quarantine(self, place: Place) -> None:
+        """Start no further worker there."""
         ...
 
     def wait(self, timeout_s: float) -> list[PoolEvent]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from arena_ray.errors import ArenaError
-from arena_ray.pools.base import ChunkEvents, ChunkFinished, PoolEvent, WorkerLost
+from arena_ray.pools.base import ChunkEvents, ChunkFinished, Place, PoolEvent, WorkerLost
 from arena_ray.rollout import Events
 from arena_ray.specs import Chunk, EvalJob, WorkerSetup
 from arena_ray.worker import EvalWorker
@@ -50,7 +50,7 @@ class InlinePool:
         """Return whether nothing runs."""
         return self._running is None
 
-    def submit(self, chunk: Chunk) -> None:
+    def submit(self, chunk: Chunk, avoid: Place | None = None) -> None:
         """Begin a chunk; `wait` runs it."""
         if self._worker is None:
             assert self._setup is not None
@@ -58,6 +58,17 @@ class InlinePool:
             local_rank = 0 if wants_gpu and self._local_rank is None else self._local_rank
             self._worker = EvalWorker(self._setup, local_rank=local_rank)
         self._running = (chunk, self._worker.run(chunk, lambda: self._stopping))
+
+    def place_of(self, chunk: Chunk) -> Place | None:
+        """Return ``None``: there is one place."""
+        return None
+
+    def has_place_besides(self, place: Place) -> bool:
+        """Return False."""
+        return False
+
+    def quarantine(self, place: Place) -> None:
+        """Do nothing: there is one place."""
 
     def wait(self, timeout_s: float) -> list[PoolEvent]:
         """Run the chunk until it yields, whatever the timeout."""

@@ -1,49 +1,86 @@
-"""Workers as Ray actors, whose `run` is a streaming generator. The only module that imports ray.
+"""Workers as Ray actors, whose `run` is a streaming generator.
 
 Retries, deadlines and replacement are the driver's: Ray's own restarts are off. Facts about Ray 2.60 that this rests
 on: what an actor yielded before it died has arrived, and its death surfaces on the generator as `ActorDiedError`; an
 infeasible request waits for ever, so feasibility is checked here; `ray.cancel` on a generator drops what it has yet to
-yield, so a stop is told through the cluster's key-value store.
+yield, so a stop is told through the cluster's key-value store. Ray chooses the GPU: a worker that finds itself on one
+where it must not be declines its chunk, and holds that GPU while another is started.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
-import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import ray
-from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_exists, _internal_kv_put
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
-from arena_ray.errors import ConfigError, NotEnoughResourcesError
-from arena_ray.pools.base import ChunkEvents, ChunkFinished, PoolEvent, WorkerLost
-from arena_ray.specs import Chunk, EvalJob, Resources, RunSettings, WorkerSetup
-
-#: How often a worker asks whether it should stop; each costs one call to Ray's head.
-STOP_POLL_S = 0.5
-
-#: How long the cluster's head may take to accept a connection, seconds.
-CONNECT_S = 5.0
-
-#: How long a worker that is no longer needed may take to close its environment.
-CLOSE_S = 10.0
+from arena_ray import processes
+from arena_ray.errors import NotEnoughResourcesError
+from arena_ray.pools.base import ChunkEvents, ChunkFinished, Place, PoolEvent, WorkerLost
+from arena_ray.pools.burials import CLOSE_S, Burial, Burials
+from arena_ray.pools.losses import Inquiry
+from arena_ray.pools.ray_cluster import Cluster, Room, connect, demand_table
+from arena_ray.pools.ray_worker import Born, start_actor
+from arena_ray.records import Retiring
+from arena_ray.specs import Chunk, EvalJob, RunSettings, WorkerSetup
 
 #: Why a worker that has begun nothing is ended when the run stops; that is no loss.
 WITHDRAWN = "withdrawn"
 
-#: How old the list of nodes may be; a node that joins is used after so long.
-NODES_FRESH_S = 2.0
-
 #: How long to wait when nothing runs, because workers are being ended or machines are gone, seconds.
 IDLE_S = 0.05
 
-_EPSILON = 1e-6
+#: A worker that Ray has not placed after so long gives way to one that is idle: the room may be gone, seconds.
+PENDING_S = 3.0
+
+#: A node that could not be reached is not counted on for so long, seconds; Ray may take as long to call it dead.
+SHUN_S = 30.0
+
+#: How often a chunk is declined before it runs wherever it is.
+DECLINES = 2
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class _Order:
+    """A chunk that has been submitted and waits for a worker."""
+
+    chunk: Chunk
+    avoid: frozenset[Place]
+    declined: int = 0
+
+
+@dataclasses.dataclass(eq=False)
+class _Worker:
+    """An actor, the job that it was last built for, the chunk that it runs, and, if it is lost, why."""
+
+    actor: Any
+    mark: str
+    job: EvalJob
+    order: _Order | None = None
+    place: Place | None = None
+    heard: bool = False
+    retiring: bool = False
+    stream: Any = None
+    since: float = dataclasses.field(default_factory=time.monotonic)
+    verdict: tuple[str, str] | None = None
+    inquiry: Inquiry | None = None
+
+    @property
+    def chunk(self) -> Chunk | None:
+        return None if self.order is None else self.order.chunk
+
+    @property
+    def node_id(self) -> str | None:
+        return None if self.place is None else self.place.node_id
+
+    def burial(self) -> Burial:
+        return Burial(self.actor, self.mark, self.job.resources, self.place)
 
 
 class RayPool:
@@ -63,24 +100,28 @@ class RayPool:
 
     def __init__(self, settings: RunSettings) -> None:
         self._settings = settings
-        self._owns_ray = _connect(settings.address)
+        self._owns_ray = connect(settings.address)
         self._stop_key = f"arena_ray:stop:{uuid.uuid4().hex}".encode()
         self._setup: Any = None
+        self._mark = processes.new_mark()
+        self._cluster = Cluster()
+        self._here = ray.get_runtime_context().get_node_id()
+        self._burials = Burials(self._here, socket.gethostname())
+        self._orders: list[_Order] = []
         self._workers: list[_Worker] = []
-        self._closing: list[tuple[Any, Any, float]] = []
-        self._nodes: list[dict[str, float]] = []
-        self._nodes_asked_at = -NODES_FRESH_S
+        self._blockers: list[_Worker] = []
+        self._quarantined: set[Place] = set()
+        self._shunned: dict[str, float] = {}
+        self._stopped = False
 
     def open(self, setup: WorkerSetup) -> None:
         """Be told where the run is."""
+        self._mark = setup.mark or self._mark
         self._setup = ray.put(setup)
 
     def hardware(self) -> dict[str, Any]:
         """Return what each node has."""
-        names = {"CPU": "num_cpus", "GPU": "num_gpus"}
-        nodes = [
-            {names[key]: value for key, value in node["Resources"].items() if key in names} for node in _alive_nodes()
-        ]
+        nodes = [{"num_cpus": node.num_cpus, "num_gpus": node.num_gpus} for node in self._cluster.nodes()]
         return {"pool": "ray", "nodes": nodes}
 
     def check(self, jobs: Sequence[EvalJob]) -> None:
@@ -89,108 +130,239 @@ class RayPool:
         Raises:
             NotEnoughResourcesError: With a table of demand against supply.
         """
-        supply = self._supply()
-        lacking = [job for job in jobs if not any(_fits(job.resources, node) for node in supply)]
+        lacking = [job for job in jobs if not self._cluster.room().fits(job.resources)]
         if lacking:
-            raise NotEnoughResourcesError(_demand_table(lacking, supply))
+            raise NotEnoughResourcesError(demand_table(lacking, self._cluster.nodes()))
 
-    def _supply(self) -> list[dict[str, float]]:
-        """Return what each node has, at most some seconds old: asking costs a call to Ray's head."""
-        if time.monotonic() - self._nodes_asked_at > NODES_FRESH_S:
-            self._nodes = [_capacity(node) for node in _alive_nodes()]
-            self._nodes_asked_at = time.monotonic()
-        return [dict(node) for node in self._nodes]
+    def _bad_nodes(self) -> set[str]:
+        return {place.node_id for place in self._quarantined if not place.gpus}
+
+    def _unusable_nodes(self) -> set[str]:
+        shunned = {node_id for node_id, until in self._shunned.items() if time.monotonic() < until}
+        return self._bad_nodes() | shunned
+
+    def _room_beside(self, workers: Iterable[_Worker]) -> Room:
+        """Return what is free beside these workers, those that hold a bad GPU, and those that are not gone yet."""
+        room = self._cluster.room(without=self._unusable_nodes())
+        for worker in (*workers, *self._blockers):
+            room.take(worker.job.resources, worker.node_id)
+        for burial in self._burials.holding():
+            room.take(burial.resources, None if burial.place is None else burial.place.node_id)
+        return room
 
     def num_workers(self, job: EvalJob) -> int:
         """Return how many workers of a job fit when nothing else runs."""
-        fitting = sum(_how_many(job.resources, node) for node in self._supply())
+        fitting = self._cluster.room(without=self._bad_nodes()).how_many(job.resources)
         return max(1, min(fitting, self._settings.num_workers or fitting))
 
     def has_room(self, job: EvalJob) -> bool:
         """Return whether a chunk of a job would be run now: on a warm worker, in free room, or in an idle one's."""
+        if any(not self._waits_for_another_place(order) for order in self._orders):
+            return False
         if any(self._can_take(worker, job) for worker in self._workers):
             return True
         busy = [worker for worker in self._workers if worker.chunk is not None]
-        return len(busy) < (self._settings.num_workers or len(busy) + 1) and self._fits_beside(job, busy)
+        return self._may_have(len(busy) + 1) and self._room_beside(busy).fits(job.resources)
+
+    def _may_have(self, num_workers: int) -> bool:
+        return self._settings.num_workers is None or num_workers <= self._settings.num_workers
 
     def _can_take(self, worker: _Worker, job: EvalJob) -> bool:
-        if worker.chunk is not None or self._settings.isolation == "chunk":
+        if worker.chunk is not None or worker.retiring or self._settings.isolation == "chunk":
             return False
         same_job = worker.job == job
         return same_job or (self._settings.isolation == "run" and worker.job.resources == job.resources)
 
-    def _fits_beside(self, job: EvalJob, workers: Sequence[_Worker]) -> bool:
-        free = self._supply()
-        for resources in [worker.job.resources for worker in workers]:
-            node = next((node for node in free if _fits(resources, node)), None)
-            if node is not None:
-                _take(resources, node)
-        return any(_fits(job.resources, node) for node in free)
-
-    def submit(self, chunk: Chunk) -> None:
+    def submit(self, chunk: Chunk, avoid: Place | None = None) -> None:
         """Run a chunk on a warm worker, else on a new one, for which idle workers make room."""
-        worker = next((worker for worker in self._workers if self._can_take(worker, chunk.job)), None)
-        if worker is None:
-            self._make_room(chunk.job)
-            cores = self._cores_per_worker(chunk.job)
-            worker = _Worker(_start_actor(chunk.job, self._setup, self._stop_key, cores), chunk.job)
-            self._workers.append(worker)
-        worker.job, worker.chunk, worker.heard = chunk.job, chunk, False
-        worker.stream = worker.actor.run.options(num_returns="streaming").remote(chunk)
+        self._orders.append(_Order(chunk, frozenset() if avoid is None or not avoid.gpus else frozenset({avoid})))
+        self._place_orders()
+
+    def _place_orders(self) -> None:
+        """Give each order that waits a worker, if there is one or room for one."""
+        self._orders = [order for order in self._orders if not self._place(order)]
+
+    def _place(self, order: _Order) -> bool:
+        job = order.chunk.job
+        warm = sorted(
+            (worker for worker in self._workers if self._can_take(worker, job)),
+            key=lambda worker: worker.place in order.avoid,
+        )
+        worker = warm[0] if warm else None
+        if worker is not None and worker.place in order.avoid:
+            if self._fits_another(job, holders=1):
+                worker = self._start(job)
+            elif self._waits_for_another_place(order):
+                return False
+        elif worker is None:
+            if not self._make_room(job):
+                return False
+            worker = self._start(job)
+        worker.job, worker.order, worker.heard = job, order, False
+        avoid = self._quarantined | (order.avoid if order.declined < DECLINES else frozenset())
+        worker.stream = worker.actor.run.options(num_returns="streaming").remote(order.chunk, avoid)
+        return True
+
+    def _waits_for_another_place(self, order: _Order) -> bool:
+        """Return whether a chunk that was declined is to run on a worker elsewhere that is busy now."""
+        busy = [worker for worker in self._workers if worker.order is not None and worker.job == order.chunk.job]
+        return order.declined > 0 and any(worker.place and worker.place not in order.avoid for worker in busy)
+
+    def _fits_another(self, job: EvalJob, holders: int = 0) -> bool:
+        """Return whether another worker may be started; `holders` are idle ones that only hold their GPU."""
+        may = self._may_have(len(self._workers) + 1 - holders)
+        return may and self._room_beside(self._workers).fits(job.resources)
+
+    def _end_holders(self) -> None:
+        """End idle workers above the limit, when what they held a GPU for has found its place."""
+        for worker in [worker for worker in self._workers if worker.chunk is None]:
+            if not self._may_have(len(self._workers)):
+                self._dismiss(worker)
+
+    def _make_room(self, job: EvalJob) -> bool:
+        """End idle workers until one more fits; return whether it does now."""
+        for worker in [worker for worker in self._workers if worker.chunk is None]:
+            if self._fits_another(job):
+                return True
+            self._dismiss(worker)
+        if self._fits_another(job):
+            return True
+        if self._blockers and not self._workers and not len(self._burials):
+            # Nothing is left but what was quarantined: bad places are better than none.
+            self._quarantined.clear()
+            self._workers, self._blockers = self._blockers, []
+        return False
+
+    def _start(self, job: EvalJob) -> _Worker:
+        mark = processes.new_mark(self._mark)
+        cores = self._cores_per_worker(job)
+        actor = start_actor(job.resources, self._setup, mark, self._stop_key, cores, self._bad_nodes())
+        worker = _Worker(actor, mark, job)
+        self._workers.append(worker)
+        return worker
 
     def _cores_per_worker(self, job: EvalJob) -> float:
         """Return the share of a node's cores that a worker has when as many run as will, on the fullest node."""
-        fitting = [(node["CPU"], _how_many(job.resources, node)) for node in self._supply()]
+        fitting = [(node.num_cpus, node.how_many(job.resources)) for node in self._cluster.nodes()]
         most = self._settings.num_workers or math.inf
         return min((cores / min(number, most) for cores, number in fitting if number), default=1.0)
-
-    def _make_room(self, job: EvalJob) -> None:
-        """End idle workers until one more fits."""
-        for worker in [worker for worker in self._workers if worker.chunk is None]:
-            limit = self._settings.num_workers
-            if (limit is None or len(self._workers) < limit) and self._fits_beside(job, self._workers):
-                return
-            self._dismiss(worker)
 
     def _dismiss(self, worker: _Worker) -> None:
         """Let an idle worker close its environment, then end it."""
         self._workers.remove(worker)
-        self._closing.append((worker.actor, worker.actor.close.remote(), time.monotonic() + CLOSE_S))
+        self._burials.close(worker.burial())
+
+    def place_of(self, chunk: Chunk) -> Place | None:
+        """Return where a chunk runs."""
+        return next((worker.place for worker in self._workers if worker.chunk is chunk), None)
+
+    def has_place_besides(self, place: Place) -> bool:
+        """Return whether there are GPUs, or nodes, that are neither this nor quarantined."""
+        nodes = [node for node in self._cluster.nodes() if node.node_id not in self._unusable_nodes()]
+        if not place.gpus:
+            return any(node.node_id != place.node_id for node in nodes)
+        bad = {(one.node_id, gpu) for one in (*self._quarantined, place) for gpu in one.gpus}
+        return sum(node.num_gpus for node in nodes) > len(bad)
+
+    def quarantine(self, place: Place) -> None:
+        """Start no further worker there; idle ones that are there are ended."""
+        self._quarantined.add(place)
+        for worker in [worker for worker in self._workers if worker.chunk is None and worker.place == place]:
+            self._dismiss(worker)
 
     def wait(self, timeout_s: float) -> list[PoolEvent]:
         """Return what happened; waits until something does, at most so long."""
-        self._reap()
+        self._burials.tend()
+        if self._stopped and self._orders:
+            withdrawn, self._orders = self._orders, []
+            return [ChunkFinished(order.chunk) for order in withdrawn]
+        self._take_from_pending()
+        self._place_orders()
+        losses = self._explained_losses()
+        if losses:
+            return losses
         streams = {worker.stream: worker for worker in self._workers if worker.stream is not None}
         if not streams:
             time.sleep(min(timeout_s, IDLE_S))
             return []
+        if self._orders or any(worker.inquiry is not None for worker in self._workers):
+            timeout_s = min(timeout_s, IDLE_S)  # What they wait for is seen by looking.
         ready, _ = ray.wait(list(streams), num_returns=1, timeout=timeout_s, fetch_local=False)
         if ready and len(streams) > 1:
             ready, _ = ray.wait(list(streams), num_returns=len(streams), timeout=0, fetch_local=False)
-        return [self._next(streams[stream]) for stream in ready]
+        return [event for stream in ready for event in self._next(streams[stream])]
 
-    def _next(self, worker: _Worker) -> PoolEvent:
+    def _next(self, worker: _Worker) -> list[PoolEvent]:
         """Return the next thing that a worker's stream holds, which is ready."""
-        chunk = worker.chunk
-        assert chunk is not None
+        order = worker.order
+        assert order is not None
         try:
-            events = ray.get(next(worker.stream))
-            worker.heard = True
-            return ChunkEvents(chunk, events)
+            said = ray.get(next(worker.stream))
         except StopIteration:
             if worker.verdict is not None:  # It was ended for a reason, and reached the chunk's end before it died.
-                return self._lose(worker, chunk, *worker.verdict)
-            worker.chunk = worker.stream = None
-            if self._settings.isolation == "chunk":
+                return [self._lose(worker, order.chunk, *worker.verdict)]
+            worker.order = worker.stream = None
+            if worker.retiring or self._settings.isolation == "chunk":
                 self._dismiss(worker)
-            return ChunkFinished(chunk)
+            return [ChunkFinished(order.chunk)]
         except ray.exceptions.RayError as error:
-            return self._lose(worker, chunk, *(worker.verdict or _classify(error)))
+            if worker.verdict is not None:
+                return [self._lose(worker, order.chunk, *worker.verdict)]
+            worker.stream, worker.inquiry = None, Inquiry(error, worker.actor, worker.node_id, self._here)
+            return self._explained_losses()
+        if isinstance(said, Born):
+            worker.place = said.place
+            if said.declined:
+                self._take_back(worker, order)
+                return []
+            self._end_holders()
+            said = ()
+        worker.heard = True
+        worker.retiring = worker.retiring or any(isinstance(event, Retiring) for event in said)
+        return [ChunkEvents(order.chunk, said)]
+
+    def _take_from_pending(self) -> None:
+        """Give the chunk of a worker that Ray does not place to an idle one, or end idle ones that are in its way."""
+        for worker in self._workers:
+            pending = worker.order is not None and worker.place is None and worker.inquiry is None
+            if not pending or time.monotonic() - worker.since < PENDING_S:
+                continue
+            assert worker.order is not None
+            idle = [other for other in self._workers if other.chunk is None]
+            if any(self._can_take(other, worker.job) for other in idle):
+                self._orders.insert(0, worker.order)
+                self._workers.remove(worker)
+                self._burials.end(worker.burial())
+                return
+            for other in idle:
+                self._dismiss(other)
+
+    def _explained_losses(self) -> list[PoolEvent]:
+        """Return the losses whose reason is known by now."""
+        losses = []
+        for worker in [worker for worker in self._workers if worker.inquiry is not None]:
+            assert worker.inquiry is not None
+            assert worker.chunk is not None
+            verdict = worker.verdict or worker.inquiry.verdict(self._cluster)
+            if verdict is not None:
+                losses.append(self._lose(worker, worker.chunk, *verdict))
+        return losses
+
+    def _take_back(self, worker: _Worker, order: _Order) -> None:
+        """Look for another worker for a chunk; this one holds its GPU meanwhile, or for ever if that is bad."""
+        worker.order = worker.stream = None
+        order.declined += 1
+        if worker.place in self._quarantined:
+            self._workers.remove(worker)
+            self._blockers.append(worker)
+        self._orders.insert(0, order)
 
     def _lose(self, worker: _Worker, chunk: Chunk, cause: str, message: str) -> PoolEvent:
         self._workers.remove(worker)
-        ray.kill(worker.actor, no_restart=True)
-        return ChunkFinished(chunk) if cause == WITHDRAWN else WorkerLost(chunk, cause, message)
+        self._burials.end(worker.burial())
+        if cause in ("node_lost", "unreachable") and worker.node_id is not None:
+            self._shunned[worker.node_id] = time.monotonic() + SHUN_S
+        return ChunkFinished(chunk) if cause == WITHDRAWN else WorkerLost(chunk, cause, message, worker.place)
 
     def kill(self, chunk: Chunk, cause: str, message: str) -> None:
         """End the worker of a chunk by force."""
@@ -201,22 +373,12 @@ class RayPool:
 
     def stop(self) -> None:
         """Let episodes in flight finish and start no other."""
+        self._stopped = True
         _internal_kv_put(self._stop_key, b"1")
         for worker in self._workers:
             if worker.chunk is not None and not worker.heard:
                 # It may wait for its resources for ever, and has begun nothing.
                 self.kill(worker.chunk, WITHDRAWN, "the run stops")
-
-    def _reap(self, *, everything: bool = False) -> None:
-        """End workers that have closed, or have had their time to."""
-        kept = []
-        for actor, closed, deadline in self._closing:
-            done = ray.wait([closed], timeout=0)[0]
-            if done or everything or time.monotonic() > deadline:
-                ray.kill(actor, no_restart=True)
-            else:
-                kept.append((actor, closed, deadline))
-        self._closing = kept
 
     def close(self) -> None:
         """End all workers, busy ones at once, and the Ray that this pool started."""
@@ -224,171 +386,10 @@ class RayPool:
             return
         for worker in [worker for worker in self._workers if worker.chunk is None]:
             self._dismiss(worker)
-        for worker in self._workers:
-            ray.kill(worker.actor, no_restart=True)
-        self._workers.clear()
-        if self._closing:
-            ray.wait([closed for _, closed, _ in self._closing], num_returns=len(self._closing), timeout=CLOSE_S)
-        self._reap(everything=True)
+        for worker in (*self._workers, *self._blockers):
+            self._burials.end(worker.burial())
+        self._workers, self._blockers = [], []
+        self._burials.finish(CLOSE_S)
         _internal_kv_del(self._stop_key)
         if self._owns_ray:
             ray.shutdown()
-
-
-@dataclasses.dataclass(eq=False)
-class _Worker:
-    """An actor, the job that it was last built for, and the chunk that it runs."""
-
-    actor: Any
-    job: EvalJob
-    chunk: Chunk | None = None
-    heard: bool = False
-    stream: Any = None
-    verdict: tuple[str, str] | None = None
-
-
-class _Actor:
-    """The worker behind Ray: asks Ray which GPUs are its own, then leaves everything to `EvalWorker`."""
-
-    def __init__(self, setup: WorkerSetup, stop_key: bytes, wants_gpu: bool, cores: float) -> None:
-        from arena_ray import devices
-
-        if not wants_gpu:
-            devices.hide_gpus()
-        from arena_ray.worker import EvalWorker
-
-        gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-        self._worker = EvalWorker(setup, tuple(str(gpu) for gpu in gpus) if wants_gpu else (), cores=cores)
-        self._stop_key = stop_key
-        self._asked_at = 0.0
-        self._stop = False
-
-    def run(self, chunk: Chunk) -> Iterator[Any]:
-        yield from self._worker.run(chunk, self._should_stop)
-
-    def _should_stop(self) -> bool:
-        if time.monotonic() - self._asked_at > STOP_POLL_S:
-            self._stop = self._stop or _internal_kv_exists(self._stop_key)
-            self._asked_at = time.monotonic()
-        return self._stop
-
-    def close(self) -> None:
-        self._worker.close()
-
-
-#: Made once: each `ray.remote` call would export the class anew.
-_REMOTE_ACTOR: Any = ray.remote(_Actor)
-
-
-def _start_actor(job: EvalJob, setup: Any, stop_key: bytes, cores: float) -> Any:
-    options = {
-        "num_cpus": job.resources.num_cpus,
-        "num_gpus": job.resources.num_gpus,
-        "max_restarts": 0,
-        "max_task_retries": 0,
-        "enable_task_events": False,
-    }
-    return _REMOTE_ACTOR.options(**options).remote(setup, stop_key, job.resources.num_gpus > 0, cores)
-
-
-def _connect(address: str | None) -> bool:
-    """Connect to Ray or start it; return whether this process started it."""
-    if address is not None and address.startswith("ray://"):
-        raise ConfigError(
-            f"address {address!r}: Ray Client loses a run after 30 s without connection; run on a machine of the "
-            "cluster with --address auto, or submit the run as a job"
-        )
-    if ray.is_initialized():
-        return False
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    known = address or os.environ.get("RAY_ADDRESS")
-    _check_reachable(known)
-    if known is None:
-        ray.init(address="local", include_dashboard=False, **quiet)
-        return True
-    try:
-        ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"cannot connect to Ray at {known!r}: {error}; check that it runs there (ray status)"
-        ) from error
-    return True
-
-
-def _check_reachable(address: str | None) -> None:
-    """Check that somebody listens at ``HOST:PORT``: Ray itself would try for many minutes.
-
-    Raises:
-        ConfigError: If nobody does.
-    """
-    host, _, port = (address or "").rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"nobody listens at {address!r} ({error}); give the address that `ray start --head` printed, or leave "
-            "--address out to start Ray on this machine"
-        ) from error
-
-
-def _alive_nodes() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-
-
-def _capacity(node: dict[str, Any]) -> dict[str, float]:
-    resources = node["Resources"]
-    return {"CPU": resources.get("CPU", 0.0), "GPU": resources.get("GPU", 0.0)}
-
-
-def _request(resources: Resources) -> dict[str, float]:
-    """Return what a worker takes; one that asks for nothing is counted as a core, or there would be no end of them."""
-    nothing = not resources.num_cpus and not resources.num_gpus
-    return {"CPU": 1.0 if nothing else resources.num_cpus, "GPU": resources.num_gpus}
-
-
-def _fits(resources: Resources, free: dict[str, float]) -> bool:
-    return all(amount <= free[name] + _EPSILON for name, amount in _request(resources).items())
-
-
-def _take(resources: Resources, free: dict[str, float]) -> None:
-    for name, amount in _request(resources).items():
-        free[name] -= amount
-
-
-def _how_many(resources: Resources, free: dict[str, float]) -> int:
-    """Return how many workers fit into a node."""
-    wanted = {name: amount for name, amount in _request(resources).items() if amount > 0}
-    return min(int((free[name] + _EPSILON) // amount) for name, amount in wanted.items())
-
-
-def _demand_table(jobs: Sequence[EvalJob], supply: Sequence[dict[str, float]]) -> str:
-    lines = ["no node can ever run a worker of these jobs:", "", f"{'job':<32} {'num_cpus':>10} {'num_gpus':>10}"]
-    lines += [f"{job.name:<32} {job.resources.num_cpus:>10g} {job.resources.num_gpus:>10g}" for job in jobs]
-    lines += ["", f"{'node':<32} {'num_cpus':>10} {'num_gpus':>10}"]
-    lines += [f"{index:<32} {node['CPU']:>10g} {node['GPU']:>10g}" for index, node in enumerate(supply)]
-    lines += ["", "ask for less in the job's 'resources', or give --address of a cluster that has it"]
-    return "\n".join(lines)
-
-
-def _classify(error: Exception) -> tuple[str, str]:
-    """Return the cause and a text for the loss of a worker."""
-    text = " ".join(str(error).split())
-    return _cause(error, text), _essence(text)
-
-
-def _cause(error: Exception, text: str) -> str:
-    if getattr(error, "preempted", False):
-        return "preempted"
-    if isinstance(error, ray.exceptions.NodeDiedError) or "its node has died" in text:
-        return "node_lost"
-    if isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in text:
-        return "out_of_memory"
-    return "died"
-
-
-def _essence(text: str) -> str:
-    """Return what happened, without Ray's list of what may have caused it."""
-    _, found, detail = text.rpartition("Worker exit detail:")
-    return (detail if found else text).split("Some common causes")[0].strip()[:500]

@@ -63,6 +63,7 @@ class _Progress:
     def __init__(self) -> None:
         self.jobs: dict[str, JobProgress] = {}
         self.lost = 0
+        self.done_before = 0
         self.started_at = time.monotonic()
 
     def started(self, run_dir: Path, plan: EvalPlan) -> None:
@@ -76,7 +77,10 @@ class _Progress:
         self.jobs[record.job].add(record)
 
     def event(self, line: Mapping[str, Any]) -> None:
-        """Say what people should know at once."""
+        """Say what people should know at once; a resumed run tells what it takes over."""
+        if line["kind"] == "run_resumed":
+            self.jobs = {name: dataclasses.replace(job, **line["jobs"][name]) for name, job in self.jobs.items()}
+            self.done_before = self.done
         self.lost += line["kind"] == "worker_lost"
         if line["kind"] in _SHOWN_EVENTS:
             where = f" {line['job']}" if "job" in line else ""
@@ -94,11 +98,11 @@ class _Progress:
     def headline(self) -> str:
         """Return episodes, episodes per second, and the time left at this speed."""
         elapsed = max(time.monotonic() - self.started_at, 1e-9)
-        speed = self.done / elapsed
+        speed = (self.done - self.done_before) / elapsed
         requested = [job.requested for job in self.jobs.values()]
         known = [count for count in requested if count is not None]
         text = f"{self.done}/{sum(known) if len(known) == len(requested) else '?'} episodes, {speed:.1f}/s"
-        if self.done and len(known) == len(requested):
+        if speed and len(known) == len(requested):
             text += f", {clock((sum(known) - self.done) / speed)} left"
         return text + (f", {self.lost} workers lost" if self.lost else "")
 

@@ -179,6 +179,8 @@ def test_every_flag_is_documented_and_taken(two: RunResult) -> None:
         "--stall_timeout": "50",
         "--start_timeout": "50",
         "--isolation": "chunk",
+        "--max_episodes_per_worker": "5",
+        "--storage_timeout": "5",
     }
     assert {*switches, *values, "--address", "--job", "--episodes", "--help"} == set(re.findall(r"--\w+", shown))
     words = [word for pair in values.items() for word in pair]

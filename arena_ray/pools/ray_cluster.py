@@ -1,0 +1,164 @@
+"""A Ray cluster as the pool sees it: the connection, and what its nodes have."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import socket
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import ray
+
+from arena_ray.errors import ConfigError
+from arena_ray.specs import EvalJob, Resources
+
+#: How long the cluster's head may take to accept a connection, seconds.
+CONNECT_S = 5.0
+
+#: How old the list of nodes may be; a node that joins is used after so long.
+NODES_FRESH_S = 1.0
+
+_EPSILON = 1e-6
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Node:
+    """A node that is alive, and all that it has."""
+
+    node_id: str
+    num_cpus: float
+    num_gpus: float
+    memory_gb: float
+
+    def how_many(self, resources: Resources) -> int:
+        """Return how many workers fit when nothing else runs there."""
+        return Room([self]).how_many(resources)
+
+
+class Cluster:
+    """The nodes, at most some seconds old: asking costs a call to Ray's head."""
+
+    def __init__(self) -> None:
+        self._nodes: list[Node] = []
+        self._asked_at = -NODES_FRESH_S
+
+    def nodes(self) -> list[Node]:
+        """Return the nodes that are alive."""
+        if time.monotonic() - self._asked_at > NODES_FRESH_S:
+            self._nodes = [_node(entry) for entry in ray.nodes() if entry["Alive"]]  # type: ignore[no-untyped-call]
+            self._asked_at = time.monotonic()
+        return self._nodes
+
+    def room(self, without: Collection[str] = ()) -> Room:
+        """Return what there is when nothing runs, leaving some nodes out."""
+        return Room([node for node in self.nodes() if node.node_id not in without])
+
+
+def _node(entry: dict[str, Any]) -> Node:
+    has = entry["Resources"]
+    return Node(entry["NodeID"], has.get("CPU", 0.0), has.get("GPU", 0.0), has.get("memory", 0.0) / 1e9)
+
+
+class Room:
+    """What is free on each node."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self._free = {
+            node.node_id: {"num_cpus": node.num_cpus, "num_gpus": node.num_gpus, "memory_gb": node.memory_gb}
+            for node in nodes
+        }
+
+    def fits(self, resources: Resources) -> bool:
+        """Return whether one more worker fits somewhere."""
+        return any(_fits(resources, free) for free in self._free.values())
+
+    def take(self, resources: Resources, node_id: str | None) -> None:
+        """Count a worker that runs on a node, or, where that is not known yet, on the first that it fits into."""
+        free = self._free.get(node_id or "")
+        if node_id is None:
+            free = next((free for free in self._free.values() if _fits(resources, free)), None)
+        if free is not None:
+            for name, amount in _request(resources).items():
+                free[name] -= amount
+
+    def how_many(self, resources: Resources) -> int:
+        """Return how many workers fit."""
+        wanted = {name: amount for name, amount in _request(resources).items() if amount > 0}
+        return sum(
+            max(0, min(int((free[name] + _EPSILON) // amount) for name, amount in wanted.items()))
+            for free in self._free.values()
+        )
+
+
+def _request(resources: Resources) -> dict[str, float]:
+    """Return what a worker takes; one that asks for nothing is counted as a core, or there would be no end of them."""
+    nothing = not resources.num_cpus and not resources.num_gpus
+    return {
+        "num_cpus": 1.0 if nothing else resources.num_cpus,
+        "num_gpus": resources.num_gpus,
+        "memory_gb": resources.memory_gb or 0.0,
+    }
+
+
+def _fits(resources: Resources, free: dict[str, float]) -> bool:
+    return all(amount <= free[name] + _EPSILON for name, amount in _request(resources).items())
+
+
+def demand_table(jobs: Sequence[EvalJob], nodes: Sequence[Node]) -> str:
+    """Return what jobs ask for that no node has, for people."""
+    head = f"{'num_cpus':>10} {'num_gpus':>10} {'memory_gb':>10}"
+    lines = ["no node can ever run a worker of these jobs:", "", f"{'job':<32} {head}"]
+    lines += [_row(job.name, _request(job.resources)) for job in jobs]
+    lines += ["", f"{'node':<32} {head}"]
+    lines += [_row(str(index), Room([node])._free[node.node_id]) for index, node in enumerate(nodes)]
+    lines += ["", "ask for less in the job's 'resources', or give --address of a cluster that has it"]
+    return "\n".join(lines)
+
+
+def _row(name: str, amounts: dict[str, float]) -> str:
+    return f"{name:<32} {amounts['num_cpus']:>10g} {amounts['num_gpus']:>10g} {amounts['memory_gb']:>10.4g}"
+
+
+def connect(address: str | None) -> bool:
+    """Connect to Ray or start it; return whether this process started it."""
+    if address is not None and address.startswith("ray://"):
+        raise ConfigError(
+            f"address {address!r}: Ray Client loses a run after 30 s without connection; run on a machine of the "
+            "cluster with --address auto, or submit the run as a job"
+        )
+    if ray.is_initialized():
+        return False
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    known = address or os.environ.get("RAY_ADDRESS")
+    _check_reachable(known)
+    if known is None:
+        ray.init(address="local", include_dashboard=False, **quiet)
+        return True
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"cannot connect to Ray at {known!r}: {error}; check that it runs there (ray status)"
+        ) from error
+    return True
+
+
+def _check_reachable(address: str | None) -> None:
+    """Check that somebody listens at ``HOST:PORT``: Ray itself would try for many minutes.
+
+    Raises:
+        ConfigError: If nobody does.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"nobody listens at {address!r} ({error}); give the address that `ray start --head` printed, or leave "
+            "--address out to start Ray on this machine"
+        ) from error

@@ -1,0 +1,133 @@
+"""The process behind Ray that runs chunks, and how one is started.
+
+It asks Ray where it is and which GPUs are its own, marks itself, and leaves everything else to `EvalWorker`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import subprocess
+import time
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import ray
+from ray.experimental.internal_kv import _internal_kv_exists
+
+from arena_ray import processes
+from arena_ray.pools.base import Place
+from arena_ray.records import Notice
+from arena_ray.specs import Chunk, Resources
+
+#: How often a worker asks whether the run has been stopped, seconds.
+STOP_POLL_S = 0.5
+
+#: After so long processes that cannot be ended (stuck in a device driver) hold their room no longer, seconds.
+END_S = 30.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Born:
+    """The first that a worker says of each chunk: where it is.
+
+    Attributes:
+        place: Where.
+        declined: Whether it has left the chunk alone, because it is where the chunk must not run.
+    """
+
+    place: Place
+    declined: bool = False
+
+
+def _guard(mark: str) -> str | None:
+    """See to it that nothing outlives this process; return why that cannot be done, if so."""
+    try:
+        processes.mark_this_process(mark)
+        processes.start_guardian(mark)
+    except (OSError, AttributeError, RuntimeError, subprocess.SubprocessError) as error:
+        return repr(error)  # Not Linux, or too few descriptors.
+    return None
+
+
+class _Actor:
+    def __init__(self, setup: Any, mark: str, stop_key: bytes, wants_gpu: bool, cores: float) -> None:
+        problem = _guard(mark)
+        from arena_ray import devices
+
+        if not wants_gpu:
+            devices.hide_gpus()
+        from arena_ray.worker import EvalWorker
+
+        context = ray.get_runtime_context()
+        gpus = tuple(str(gpu) for gpu in context.get_accelerator_ids().get("GPU", [])) if wants_gpu else ()
+        self._place = Place(node_id=context.get_node_id(), host=socket.gethostname(), gpus=gpus)
+        self._worker = EvalWorker(setup, gpus, cores=cores, replaceable=True)
+        self._stop_key = stop_key
+        self._asked_at = 0.0
+        self._stop = False
+        self._problem = problem
+
+    def run(self, chunk: Chunk, avoid: Collection[Place]) -> Iterator[Any]:
+        declined = self._place in avoid
+        yield Born(self._place, declined)
+        if self._problem is not None:
+            yield (Notice(topic="unguarded", message=f"what a dying worker leaves behind lives on: {self._problem}"),)
+        if not declined:
+            yield from self._worker.run(chunk, self._should_stop)
+
+    def _should_stop(self) -> bool:
+        if time.monotonic() - self._asked_at > STOP_POLL_S:
+            self._stop = self._stop or _internal_kv_exists(self._stop_key)
+            self._asked_at = time.monotonic()
+        return self._stop
+
+    def ping(self) -> None:
+        """Do nothing: that it could be asked is the answer."""
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+#: Made once: each `ray.remote` call would export the class anew.
+_REMOTE_ACTOR: Any = ray.remote(_Actor)
+
+
+def start_actor(
+    resources: Resources, setup: Any, mark: str, stop_key: bytes, cores: float, bad_nodes: Collection[str]
+) -> Any:
+    """Start a worker and return its actor at once; Ray places it when there is room.
+
+    Args:
+        resources: What it needs.
+        setup: Reference of what every worker of the run is told.
+        mark: Carried by all its processes.
+        stop_key: Exists in the cluster's key-value store from the moment when the run stops.
+        cores: Cores that it can count on.
+        bad_nodes: Nodes that it must not be placed on.
+    """
+    options: dict[str, Any] = {
+        "num_cpus": resources.num_cpus,
+        "num_gpus": resources.num_gpus,
+        "max_restarts": 0,
+        "max_task_retries": 0,
+        "enable_task_events": False,
+    }
+    if resources.memory_gb is not None:
+        options["memory"] = int(resources.memory_gb * 1e9)
+    if bad_nodes:
+        options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(bad_nodes))})"}
+    return _REMOTE_ACTOR.options(**options).remote(setup, mark, stop_key, resources.num_gpus > 0, cores)
+
+
+def _end_marked(mark: str) -> list[int]:
+    return processes.end_marked(mark, END_S)
+
+
+_REMOTE_END: Any = ray.remote(_end_marked)
+
+
+def end_on(node_id: str, mark: str) -> Any:
+    """End a worker's processes on another node; return the reference of the list of those that survived."""
+    where = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return _REMOTE_END.options(num_cpus=0, max_retries=0, scheduling_strategy=where).remote(mark)
