@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import errno
 import logging
 import os
 import socket
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 #: Records are forced to the disk at least so often.
 SYNC_PERIOD_S = 1.0
+
+#: What may be over when somebody makes room, or a server comes back.
+PASSING_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE}
 
 #: How often a disk that takes no more is tried again, seconds.
 STORAGE_LOOK_S = 0.5
@@ -281,7 +285,8 @@ class Journal(Narrator):
                 write()
                 break
             except StorageError as error:
-                if time.monotonic() - since >= timeout_s or self.in_a_hurry():
+                passing = isinstance(error.__cause__, OSError) and error.__cause__.errno in PASSING_ERRORS
+                if not passing or time.monotonic() - since >= timeout_s or self.in_a_hurry():
                     raise
                 if not told:
                     self._tell_of_storage(f"{error}; the run waits {timeout_s:g} s for it")

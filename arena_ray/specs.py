@@ -313,7 +313,7 @@ class RunSettings(_Spec):
     """How long a worker process is reused."""
     max_episodes_per_worker: _Count | None = None
     """Episodes after which a worker process is replaced, against leaks; ``null``: no limit."""
-    storage_timeout: Annotated[float, Field(ge=0)] = 60
+    storage_timeout: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 20
     """Seconds to wait for a disk that takes no more records to take them again, before the run ends."""
     address: StrictStr | None = None
     """Ray cluster to connect to; ``null`` starts Ray on this machine."""
