@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import platform
 import subprocess
 import sys
@@ -25,15 +26,27 @@ _PACKAGES = (
     "stable-baselines3",
 )
 
+#: How the names of environment variables begin that a run may depend on.
+_VARIABLES = tuple("ARENA_ CUDA_ EGL_ GYM HF_ JAX_ MKL_ MUJOCO_ NVIDIA_ OMP_ PYTHON RAY_ TORCH XLA_".split())
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a run comes from; stands in ``run.json``."""
+    """Where a run comes from; stands in ``run.json``.
+
+    Attributes:
+        argv: The command.
+        git: Commit and cleanness of the work tree it was started in, if it was one.
+        versions: Of Python and packages.
+        hardware: What it runs on.
+        environment: Names of environment variables that it may depend on.
+    """
 
     argv: tuple[str, ...]
     git: Mapping[str, Any] | None
     versions: Mapping[str, str]
     hardware: Mapping[str, Any]
+    environment: tuple[str, ...] = ()
 
     @classmethod
     def of_this_process(cls, argv: Sequence[str] | None, hardware: Mapping[str, Any]) -> Provenance:
@@ -44,7 +57,13 @@ class Provenance:
             hardware: What it runs on.
         """
         command = tuple(sys.argv if argv is None else argv)
-        return cls(argv=command, git=git_state(Path.cwd()), versions=versions(), hardware=hardware)
+        return cls(
+            argv=command,
+            git=git_state(Path.cwd()),
+            versions=versions(),
+            hardware=hardware,
+            environment=environment_names(),
+        )
 
     @classmethod
     def from_run(cls, run: Mapping[str, Any]) -> Provenance:
@@ -57,7 +76,12 @@ class Provenance:
 
     def to_json(self) -> dict[str, Any]:
         """Return the mapping that stands in ``run.json``."""
-        return {**dataclasses.asdict(self), "argv": [*self.argv]}
+        return {**dataclasses.asdict(self), "argv": [*self.argv], "environment": [*self.environment]}
+
+
+def environment_names() -> tuple[str, ...]:
+    """Return which environment variables are set that a run may depend on: their names, for values may be secret."""
+    return tuple(sorted(name for name in os.environ if name.startswith(_VARIABLES)))
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
