@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ _PACKAGES = (
 )
 
 #: How the names of environment variables begin that a run may depend on.
-_VARIABLES = tuple("ARENA_ CUDA_ EGL_ GYM HF_ JAX_ MKL_ MUJOCO_ NVIDIA_ OMP_ PYTHON RAY_ TORCH XLA_".split())
+_VARIABLES = re.compile("ARENA_|CUDA_|EGL_|GYM|HF_|JAX_|MKL_|MUJOCO_|NVIDIA_|OMP_|PYTHON|RAY_|TORCH|XLA_")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,7 @@ class Provenance:
 
 def environment_names() -> tuple[str, ...]:
     """Return which environment variables are set that a run may depend on: their names, for values may be secret."""
-    return tuple(sorted(name for name in os.environ if name.startswith(_VARIABLES)))
+    return tuple(sorted(name for name in os.environ if _VARIABLES.match(name)))
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
