@@ -18,13 +18,20 @@ class Deadlines:
 
     def __init__(self, settings: RunSettings) -> None:
         self._settings = settings
+        self._submitted: dict[tuple[str, int], tuple[Chunk, float]] = {}
         self._building: dict[tuple[str, int], tuple[Chunk, float]] = {}
         self._heard: dict[tuple[str, int], tuple[Chunk, float, int]] = {}
         self._episodes: dict[tuple[str, int], dict[int, float]] = {}
         self._given_up: set[tuple[str, int]] = set()
 
+    def submitted(self, chunk: Chunk) -> None:
+        """Note that a chunk was handed to the pool; its worker may wait for its resources, or hang."""
+        self._given_up.discard(_key(chunk))
+        self._submitted[_key(chunk)] = (chunk, time.monotonic())
+
     def arrived(self, chunk: Chunk) -> None:
-        """Note that a worker has a chunk and begins to build; until then it may have waited for its resources."""
+        """Note that a worker has a chunk and begins to build."""
+        self._submitted.pop(_key(chunk), None)
         if _key(chunk) not in self._episodes:
             self._building[_key(chunk)] = (chunk, time.monotonic())
             self._episodes[_key(chunk)] = {}
@@ -50,6 +57,7 @@ class Deadlines:
 
     def shift(self, seconds: float) -> None:
         """Put every deadline off: for so long nobody has listened."""
+        self._submitted = {key: (chunk, since + seconds) for key, (chunk, since) in self._submitted.items()}
         self._building = {key: (chunk, since + seconds) for key, (chunk, since) in self._building.items()}
         self._heard = {key: (chunk, since + seconds, steps) for key, (chunk, since, steps) in self._heard.items()}
         for started in self._episodes.values():
@@ -58,12 +66,16 @@ class Deadlines:
     def over(self, chunk: Chunk) -> None:
         """Forget a chunk."""
         self._given_up.discard(_key(chunk))
-        for table in (self._building, self._heard, self._episodes):
+        for table in (self._submitted, self._building, self._heard, self._episodes):
             table.pop(_key(chunk), None)
 
     def passed(self) -> Iterator[tuple[Chunk, str, str]]:
         """Yield the chunks whose deadline has passed, once each: chunk, cause, message."""
         now, settings = time.monotonic(), self._settings
+        for chunk, since in list(self._submitted.values()):
+            if now - since > settings.start_timeout:
+                del self._submitted[_key(chunk)]
+                yield self._give_up(chunk, "start_timeout", f"nothing heard of it for {settings.start_timeout:g} s")
         for chunk, since in list(self._building.values()):
             if now - since > settings.start_timeout:
                 yield self._give_up(chunk, "start_timeout", f"not built after {settings.start_timeout:g} s")

@@ -121,6 +121,7 @@ class Run(Generic[ResultT]):
         )
         self._ledger.take_over(history or {})
         self._held: list[tuple[float, str]] = []
+        self._no_room_since = time.monotonic()
         self._deadlines = Deadlines(plan.settings)
         self._ends_at_once = False
         self._runs_here = False
@@ -168,17 +169,30 @@ class Run(Generic[ResultT]):
 
     def _loop(self, pool: WorkerPool) -> None:
         while not self._ledger.finished and not self._ends_at_once:
+            waited_s = self._journal.waited_s
             self._release()
             self._hand_out(pool)
-            waited_s = self._journal.waited_s
             for event in self._wait(pool):
                 self._handle(event, pool)
             self._deadlines.shift(self._journal.waited_s - waited_s)
             self._keep_deadlines(pool)
+            self._watch_for_room()
             if self._ledger.stopped is not None and not self._pool_stopped:
                 self._pool_stopped = True
                 pool.stop()
             self._journal.tick()
+
+    def _watch_for_room(self) -> None:
+        """End a run, resumable, when for too long no machine has had room for any of its workers."""
+        job = next(self._ledger.waiting_jobs(), None)
+        if job is None or self._held or any(other.running for other in self._ledger.jobs.values()):
+            self._no_room_since = time.monotonic()
+            return
+        limit_s = self._plan.settings.start_timeout
+        if time.monotonic() - self._no_room_since > limit_s:
+            reason = f"no machine has had room for a worker of job {job.job.name!r} for {limit_s:g} s"
+            self._ledger.stop(reason)
+            self._journal.event("warning", topic="no_room", message=reason)
 
     def _wait(self, pool: WorkerPool) -> list[PoolEvent]:
         """Wait for the pool; where it runs the environment in this process, a signal may break off the wait."""
@@ -190,7 +204,7 @@ class Run(Generic[ResultT]):
 
     def _finish(self) -> ResultT:
         ended_early = "failed" if self.signal is None else "interrupted"
-        status = "completed" if self._ledger.completed else ended_early
+        status = "completed" if self._ledger.completed and self.storage_error is None else ended_early
         verdicts = {name: (job.status, job.failed) for name, job in self._ledger.jobs.items()}
         return self._journal.finish(status, verdicts)
 
@@ -203,10 +217,11 @@ class Run(Generic[ResultT]):
                 indices = ranges_text(chunk.episodes)
                 self._journal.event("chunk_started", chunk, episodes=len(chunk.episodes), indices=indices)
                 pool.submit(chunk, self._place_to_avoid(chunk))
+                self._deadlines.submitted(chunk)
 
     def _place_to_avoid(self, chunk: Chunk) -> Place | None:
         """Return where an episode of a chunk lost its worker the last time."""
-        if chunk.attempt == 1:
+        if not self._lost_at:
             return None
         places = (self._lost_at.get((chunk.job.name, episode)) for episode in chunk.episodes)
         return next((place for place in places if place is not None), None)
@@ -287,6 +302,8 @@ class Run(Generic[ResultT]):
             self._journal.event("requeued", chunk, suspects=[*verdict.suspects], waiting=[*verdict.requeued], **waits)
         if verdict.back_off_s:
             self._held.append((time.monotonic() + verdict.back_off_s, chunk.job.name))
+        if self._ledger.broken is not None and verdict.at_start:
+            self._journal.event("warning", chunk, topic="no_worker_starts", message=self._ledger.broken)
         for exhausted in verdict.exhausted:
             self._commit(_exhausted_record(chunk, exhausted, loss))
         if loss.place is not None and FAULTS[loss.cause].charged:
@@ -296,9 +313,12 @@ class Run(Generic[ResultT]):
         """Hold a loss against the place where it happened, and quarantine a place where too many happen."""
         name = chunk.job.name
         in_flight = [*verdict.suspects, *(one.episode for one in verdict.exhausted)]
-        self._lost_at.update(((name, episode), place) for episode in verdict.suspects)
-        suspects = {(name, episode) for episode in in_flight} if in_flight else {(name, None)}
-        if self._quarantine.lost(place, suspects, elsewhere=pool.has_place_besides(place)):
+        again = (*verdict.suspects, *(verdict.requeued if verdict.at_start else ()))
+        self._lost_at.update(((name, episode), place) for episode in again)
+        suspects: set[tuple[str, int | None]] = {(name, episode) for episode in in_flight}
+        if verdict.at_start and all(job_name != name for _, job_name in self._known_workers):
+            suspects = {(name, None)}  # No worker of this job has ever been ready: it may be the job.
+        if self._quarantine.lost(place, suspects, elsewhere=pool.has_place_besides(place, chunk.job)):
             pool.quarantine(place)
             self._journal.event("quarantined", chunk, **dataclasses.asdict(place))
             message = f"{place} is quarantined: workers kept dying there, whichever episode they ran"
@@ -307,6 +327,11 @@ class Run(Generic[ResultT]):
     def _keep_deadlines(self, pool: WorkerPool) -> None:
         if pool.can_kill:
             for chunk, cause, message in self._deadlines.passed():
+                if cause == "start_timeout" and pool.is_pending(chunk):
+                    waits = f"a worker has waited {self._plan.settings.start_timeout:g} s for room on the cluster"
+                    self._journal.event("warning", chunk, topic="pending", message=waits)
+                    self._deadlines.submitted(chunk)
+                    continue
                 if cause != "start_timeout":
                     self._journal.event("episode_timeout", chunk, cause=cause, message=message)
                 pool.kill(chunk, cause, message)

@@ -230,6 +230,7 @@ class Journal(Narrator):
         self._episodes = LineLog(run_dir.episodes_file)
         self._events = LineLog(run_dir.events_file)
         self._synced_at = time.monotonic()
+        self._finishing = False
         self._write_run("running")
         self.tell("started", run_dir.path, plan)
         if not past.resumed_at:
@@ -286,7 +287,7 @@ class Journal(Narrator):
                 break
             except StorageError as error:
                 passing = isinstance(error.__cause__, OSError) and error.__cause__.errno in PASSING_ERRORS
-                if not passing or time.monotonic() - since >= timeout_s or self.in_a_hurry():
+                if not passing or self._finishing or time.monotonic() - since >= timeout_s or self.in_a_hurry():
                     raise
                 if not told:
                     self._tell_of_storage(f"{error}; the run waits {timeout_s:g} s for it")
@@ -304,8 +305,8 @@ class Journal(Narrator):
     def tick(self) -> None:
         """Force records and events to the disk when it is time."""
         if time.monotonic() - self._synced_at > SYNC_PERIOD_S:
-            self._episodes.sync()
-            self._events.sync()
+            self._patiently(self._episodes.sync)
+            self._patiently(self._events.sync)
             self._synced_at = time.monotonic()
         self.tell("tick")
 
@@ -316,6 +317,7 @@ class Journal(Narrator):
             status: ``completed``, ``failed`` or ``interrupted``.
             verdicts: Status and error of each job, by name.
         """
+        self._finishing = True  # A disk that is full now has been waited for.
         self._add_replays()
         notes = tuple(self._told_notes)
         result = RunResult.from_tallies(
@@ -351,11 +353,12 @@ class Journal(Narrator):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            self._episodes.close()
-            self._events.close()
-        finally:
-            self._past.lock.release()
+        for log in (self._episodes, self._events):
+            try:
+                log.close()
+            except StorageError as problem:
+                logger.error("%s", problem)
+        self._past.lock.release()
 
 
 def _nothing_before(run_dir: RunDir, plan: EvalPlan, started_at: str) -> Past:

@@ -50,6 +50,7 @@ class LineLog:
         _cut_torn_line(path)
         self._path = path
         self._file: IO[bytes] = path.open("ab", buffering=0)
+        self._length = os.fstat(self._file.fileno()).st_size
         if self._file.tell() == 0:
             sync_folder(path.parent)
 
@@ -60,25 +61,45 @@ class LineLog:
             StorageError: If the disk does not take it.
         """
         line = (strict_json(content) + "\n").encode("utf-8", "backslashreplace")
-        before = os.fstat(self._file.fileno()).st_size
         try:
+            self._cut_back()
             if self._file.write(line) != len(line):
-                os.ftruncate(self._file.fileno(), before)
+                self._cut_back()
                 raise OSError(errno.ENOSPC, "only a part of the line could be written")
         except OSError as error:
-            raise StorageError(
-                f"{self._path} takes no more lines ({error.strerror}); make room on that disk"
-            ) from error
+            raise self._storage_error(error) from error
+        self._length += len(line)
+
+    def _cut_back(self) -> None:
+        """Cut off what a write that failed has left behind the last whole line."""
+        if os.fstat(self._file.fileno()).st_size > self._length:
+            os.ftruncate(self._file.fileno(), self._length)
+
+    def _storage_error(self, error: OSError) -> StorageError:
+        return StorageError(f"{self._path} takes no more lines ({error.strerror}); make room on that disk")
 
     def sync(self) -> None:
-        """Force what was appended to the disk."""
-        os.fsync(self._file.fileno())
+        """Force what was appended to the disk.
+
+        Raises:
+            StorageError: If the disk does not take it; network file systems say so only now.
+        """
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._storage_error(error) from error
 
     def close(self) -> None:
-        """Sync and close; may be called again."""
+        """Sync and close; may be called again.
+
+        Raises:
+            StorageError: If the disk does not take what was appended; the file is closed then too.
+        """
         if not self._file.closed:
-            self.sync()
-            self._file.close()
+            try:
+                self.sync()
+            finally:
+                self._file.close()
 
     def __enter__(self) -> LineLog:
         return self

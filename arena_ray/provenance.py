@@ -73,7 +73,13 @@ class Provenance:
         Raises:
             KeyError: If it says nothing of that.
         """
-        return cls(argv=tuple(run["argv"]), git=run.get("git"), versions=run["versions"], hardware=run["hardware"])
+        return cls(
+            argv=tuple(run["argv"]),
+            git=run.get("git"),
+            versions=run["versions"],
+            hardware=run["hardware"],
+            environment=tuple(run.get("environment", ())),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the mapping that stands in ``run.json``."""

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from arena_ray import EvalJob, RunResult, evaluate
+from arena_ray import EvalJob, RunResult, evaluate, resume
+from arena_ray.errors import StorageError
+from arena_ray.json_files import LineLog
 from arena_ray.pools import ChunkEvents, ChunkFinished, Place, PoolEvent
 from arena_ray.records import EpisodeRecord, EpisodeStarted, WorkerInfo, WorkerReady
 from arena_ray.specs import Chunk, WorkerSetup
@@ -81,7 +83,10 @@ class ScriptedPool:
     def place_of(self, chunk: Chunk) -> Place | None:
         return None
 
-    def has_place_besides(self, place: Place) -> bool:
+    def is_pending(self, chunk: Chunk) -> bool:
+        return False
+
+    def has_place_besides(self, place: Place, job: EvalJob) -> bool:
         return False
 
     def quarantine(self, place: Place) -> None: ...
@@ -303,3 +308,21 @@ def test_an_environment_that_exits_is_a_lost_worker(tmp_path: Path) -> None:
     result = evaluate({"jobs": [job]}, inline=True, video_base_dir=str(tmp_path), max_attempts=2)
     assert result.status == "failed"
     assert "sys.exit(0)" in str(result.jobs["walk"].error)
+
+
+def test_a_run_whose_last_record_was_not_written_is_not_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = LineLog.append
+
+    def fails_at_the_last(log: LineLog, content: Mapping[str, Any]) -> None:
+        if content.get("episode") == 7:
+            raise StorageError("no room")
+        append(log, content)
+
+    monkeypatch.setattr(LineLog, "append", fails_at_the_last)
+    result = evaluate({"jobs": [walk_job()]}, inline=True, video_base_dir=str(tmp_path))
+    assert result.status == "failed"
+    assert json.loads((result.run_dir / "run.json").read_text())["status"] == "failed"
+    monkeypatch.undo()
+    assert resume(result.run_dir).status == "completed"

@@ -426,3 +426,65 @@ def test_episodes_that_wait_to_be_run_alone_are_not_charged() -> None:
     loss = lose(book, "a", chunk.index, "died", "signal 9")
     assert loss.suspects == (1,)
     assert loss.requeued == (0, 2, 3, 4, 5)
+
+
+def test_what_was_to_run_alone_does_so_although_its_worker_retired() -> None:
+    book = ledger(job(num_envs=2), size=4)
+    chunk = take(book)
+    book.ready("a", chunk.index)
+    for episode in (0, 1):
+        book.started("a", chunk.index, episode)
+    book.returned("a", chunk.index, (0, 1))
+    book.finished_chunk("a", chunk.index, cut_short=False)
+    assert sorted(take(book).episodes for _ in range(3)) == [(0,), (1,), (2, 3)]
+
+
+def test_workers_lost_at_one_moment_are_one_incident() -> None:
+    book = ledger(job(num_episodes=30), size=3)
+    chunks = [take(book) for _ in range(8)]
+    for chunk in chunks:
+        book.ready("a", chunk.index)
+    waits = [book.lost_chunk("a", chunk.index, "node_lost", "gone").back_off_s for chunk in chunks]
+    assert waits == [1.0] + [0.0] * 7
+    assert book.take("a", 8) is None
+    book.release("a")
+    assert book.take("a", 8) is not None
+
+
+@pytest.mark.parametrize("ready", [pytest.param(True, id="at-work"), pytest.param(False, id="at-start")])
+def test_an_episode_that_takes_machines_down_is_charged_in_the_end(ready: bool) -> None:
+    book = ledger(job(num_episodes=4, num_envs=2), size=4, continue_on_error=True)
+    losses = 0
+    committed: list[int] = []
+    while not book.finished:
+        chunk = take(book)
+        if ready:
+            book.ready("a", chunk.index)
+        if 1 not in chunk.episodes:
+            for episode in chunk.episodes:
+                committed.append(episode)
+                assert book.record(record(chunk, episode))
+            book.finished_chunk("a", chunk.index, cut_short=False)
+            continue
+        losses += 1
+        assert losses < 40, "it does not end"
+        for one in lose(book, "a", chunk.index, "node_lost", "gone").exhausted:
+            committed.append(one.episode)
+            assert book.record(record(chunk, one.episode, one.status))
+    if ready:
+        assert sorted(committed) == [0, 1, 2, 3]
+        assert book.jobs["a"].counts.completed == 3
+    else:
+        assert "did not start" in str(book.jobs["a"].failed)
+
+
+def test_what_a_worker_out_of_reach_still_had_gets_a_new_attempt() -> None:
+    book = ledger(job(num_episodes=3), size=3)
+    chunk = take(book)
+    book.ready("a", chunk.index)
+    book.started("a", chunk.index, 0)
+    lose(book, "a", chunk.index, "unreachable", "gone")
+    attempts = {}
+    while (again := book.take("a", 1)) is not None:
+        attempts.update(dict.fromkeys(again.episodes, again.attempt))
+    assert attempts == {0: 2, 1: 2, 2: 2}

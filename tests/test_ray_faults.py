@@ -245,3 +245,14 @@ def test_a_stop_does_not_wait_for_a_worker_that_cannot_start(tmp_path: Path, loc
 
 class _Holder:
     def ready(self) -> None: ...
+
+
+def test_a_run_whose_every_worker_dies_at_start_is_ended_with_the_reason(tmp_path: Path, local_ray: None) -> None:
+    jobs = [walk_job(f"job-{number}") for number in range(6)]
+    for job in jobs:
+        job["env"] = {"entry_point": "tests.worlds:die_while_building"}
+    result = run(tmp_path, *jobs, max_attempts=1)
+    assert result.status == "failed"
+    assert [job.status for job in result.jobs.values()].count("incomplete") >= 2
+    told = [event["message"] for event in events(result, "warning") if event.get("topic") == "no_worker_starts"]
+    assert "workers in a row were lost before they were ready" in told[0]

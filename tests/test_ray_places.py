@@ -129,3 +129,20 @@ def test_a_poisonous_episode_puts_no_place_in_quarantine(tmp_path: Path, cluster
     result = evaluate({"jobs": [job]}, video_base_dir=str(tmp_path / "runs"), **flags)
     assert result.jobs["walk"].counts == {"completed": 7, "error": 1, "timeout": 0}
     assert events(result, "quarantined") == []
+
+
+class DiesThereWhileBuilt(DiesHere):
+    def __init__(self, where: str, what: str, **kwargs: Any) -> None:
+        super().__init__(where, what, **kwargs)
+        if self._dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_gpu_on_which_no_worker_starts_fails_no_job(tmp_path: Path, cluster: Any) -> None:
+    """Where others have started it is the place, not the job."""
+    kwargs = {"where": "CUDA_VISIBLE_DEVICES", "what": "0", "max_length": 6, "step_s": 0.2}
+    job = walk_job(num_episodes=24, env_kwargs=kwargs, resources={"num_gpus": 1, "num_cpus": 0.5})
+    job["env"]["entry_point"] = "tests.test_ray_places:DiesThereWhileBuilt"
+    result = evaluate({"jobs": [job]}, video_base_dir=str(tmp_path / "runs"), chunk_size=2)
+    assert result.status == "completed"
+    assert {record.worker.gpus for record in result.records() if record.worker} == {("1",)}

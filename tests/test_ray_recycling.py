@@ -88,3 +88,10 @@ def test_limits_that_an_inline_run_cannot_keep_are_named(tmp_path: Path) -> None
     result = run(tmp_path, walk_job(), inline=True, max_episodes_per_worker=2)
     assert result.status == "completed"
     assert [event["topic"] for event in events(result, "warning")] == ["no_limits"]
+
+
+def test_episodes_that_break_each_other_end_although_workers_are_replaced(tmp_path: Path, local_ray: None) -> None:
+    """A policy that raises for a batch has its episodes run alone; a worker that retires must not forget that."""
+    job = walk_job(num_episodes=4, num_envs=2, policy={"entry_point": "tests.worlds:Choker", "kwargs": {"poison": [1]}})
+    result = run(tmp_path, job, max_episodes_per_worker=2, continue_on_error=True, num_workers=1)
+    assert result.jobs["walk"].counts == {"completed": 3, "error": 1, "timeout": 0}

@@ -24,8 +24,7 @@ class FaultRule:
             only waited are never charged.
         status: What the record of an episode says that is not tried (again); ``None``: it gets no record.
         back_off_s: How long the job waits before a chunk is handed out again, seconds; doubles with each in a row.
-        ends: What takes no further episode: nothing, the job, or the run. ``job`` and ``episode_error`` are what
-            `continue_on_error` overrides.
+        ends: What takes no further episode because of it.
     """
 
     culprit: Culprit
@@ -37,6 +36,7 @@ class FaultRule:
 
 
 #: The failure policy. An exception is deterministic, so it is not retried; the loss of a worker may have any cause.
+#: What charges nothing does so `job_ledger.FREE_LOSSES` times per episode.
 FAULTS = {
     "environment_error": FaultRule("environment", False, False, "error", ends="run unless continue_on_error"),
     "policy_error": FaultRule("policy", False, False, "error", ends="run unless continue_on_error"),

@@ -14,6 +14,10 @@ from arena_ray.specs import Chunk, EvalJob
 JobStatus: TypeAlias = Literal["completed", "failed", "incomplete"]
 
 
+#: So often an episode may be in flight when a machine is lost before it is charged for it.
+FREE_LOSSES = 5
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class JobHistory:
     """What became of a job before this driver began.
@@ -87,6 +91,7 @@ class _Running:
     started: set[int]
     ready: bool = False
     alone: bool = False
+    returned: set[int] = dataclasses.field(default_factory=set)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -139,6 +144,8 @@ class JobLedger:
         self._failed_starts: dict[int, int] = {}
         self.held = 0
         self._losses_in_a_row = 0
+        self._free_losses: dict[int, int] = {}
+        self._was_ready = False
         self._probe = True
         self._steps_done = False
         self._steps_attempts = 0
@@ -237,6 +244,7 @@ class JobLedger:
         """Note that the worker of a chunk has built its environment and policy."""
         self.running[index].ready = True
         self._losses_in_a_row = 0
+        self._was_ready = True
 
     def started(self, index: int, episode: int) -> None:
         """Note that an episode began."""
@@ -245,6 +253,7 @@ class JobLedger:
     def returned(self, index: int, episodes: Iterable[int]) -> None:
         """Note that episodes which had begun wait again; from now on the chunk runs them one at a time."""
         self.running[index].started -= set(episodes)
+        self.running[index].returned |= set(episodes)
         self.running[index].alone = True
 
     def recorded(self, index: int, episode: int) -> None:
@@ -259,7 +268,10 @@ class JobLedger:
         running = self.running.pop(index)
         if self.job.num_episodes is None:
             self._steps_done = not cut_short and not self.failed
-        self._return(running, tuple(running.unrecorded), running.chunk.attempt)
+        together = tuple(episode for episode in running.unrecorded if episode not in running.returned)
+        self._return(running, together, running.chunk.attempt)
+        for episode in running.returned & running.unrecorded.keys():
+            self._return(running, (episode,), running.chunk.attempt)  # Else they would break each other for ever.
 
     def lost(self, index: int, cause: str, rule: FaultRule, max_attempts: int, reason: str) -> Loss:
         """Attribute the loss of a worker and decide what is tried again.
@@ -273,8 +285,8 @@ class JobLedger:
         """
         running = self.running.pop(index)
         self._probe = self._probe or running.chunk.probe_seeding
-        self._losses_in_a_row += 1
-        at_start = rule.charged and not running.ready
+        self._losses_in_a_row += not self.held  # Workers that are lost at one moment are one incident.
+        at_start = not running.ready and (rule.charged or self._is_one_too_many(min(running.unrecorded, default=0)))
         if at_start:
             cause = cause if cause == "start_timeout" else "failed_start"
             loss = self._lost_at_start(running, max_attempts, reason)
@@ -282,7 +294,8 @@ class JobLedger:
             loss = self._lost_steps(rule, max_attempts, reason)
         else:
             loss = self._lost_episodes(running, rule, max_attempts)
-        wait_s = 0.0 if self.failed or not self.waiting else back_off_s(cause, self._losses_in_a_row)
+        pointless = self.failed or self.held or not self.waiting
+        wait_s = 0.0 if pointless else back_off_s(cause, self._losses_in_a_row)
         self.held += wait_s > 0
         return dataclasses.replace(loss, job_failed=self.failed, back_off_s=wait_s, at_start=at_start)
 
@@ -290,7 +303,8 @@ class JobLedger:
         first = min(running.chunk.episodes, default=0)
         tries = self._failed_starts[first] = self._failed_starts.get(first, 0) + 1
         self._return(running, tuple(running.unrecorded), running.chunk.attempt)
-        if tries >= max_attempts and self.failed is None:
+        # Where workers of this job have started, it may be the place, which is quarantined first.
+        if tries >= max_attempts * (2 if self._was_ready else 1) and self.failed is None:
             self.failed = f"the worker did not start in {tries} attempts: {reason}"
         return Loss(requeued=tuple(running.unrecorded))
 
@@ -303,21 +317,26 @@ class JobLedger:
     def _lost_episodes(self, running: _Running, rule: FaultRule, max_attempts: int) -> Loss:
         in_flight = self._in_flight(running)
         waited = tuple(episode for episode in running.unrecorded if episode not in in_flight)
-        self._return(running, waited, running.chunk.attempt)
         attempt = running.chunk.attempt
-        if not rule.charged:
-            self._return(running, tuple(sorted(in_flight)), attempt + 1)
-            return Loss(suspects=tuple(sorted(in_flight)), requeued=waited)
-        assert rule.status is not None
-        suspects, exhausted = [], []
-        for episode in sorted(in_flight, reverse=True):
+        # A worker that is only out of reach may go on: what it writes and what the next one writes must differ.
+        self._return(running, waited, attempt if rule.charged else attempt + 1)
+        charged = in_flight if rule.charged else {episode for episode in in_flight if self._is_one_too_many(episode)}
+        free = tuple(sorted(in_flight - charged))
+        self._return(running, free, attempt + 1)
+        suspects, exhausted = [*free], []
+        for episode in sorted(charged, reverse=True):
             self._charges[episode] = self._charges.get(episode, 0) + 1
             if self._charges[episode] >= max_attempts:
-                exhausted.append(Exhausted(episode=episode, attempt=attempt, status=rule.status))
+                exhausted.append(Exhausted(episode=episode, attempt=attempt, status=rule.status or "error"))
             else:
                 suspects.append(episode)
                 self._return(running, (episode,), attempt + 1)
-        return Loss(suspects=tuple(suspects[::-1]), requeued=waited, exhausted=tuple(exhausted[::-1]))
+        return Loss(suspects=tuple(sorted(suspects)), requeued=waited, exhausted=tuple(exhausted[::-1]))
+
+    def _is_one_too_many(self, episode: int) -> bool:
+        """Count a loss that charges nothing; an episode that is there each time may be what brings machines down."""
+        self._free_losses[episode] = self._free_losses.get(episode, 0) + 1
+        return self._free_losses[episode] > FREE_LOSSES
 
     def _in_flight(self, running: _Running) -> set[int]:
         """Return the episodes that were begun; at least one per slot, because slots pull in order.

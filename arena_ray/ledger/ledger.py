@@ -33,6 +33,11 @@ class Ledger:
         rebuild_bounds: How episodes are split between rebuilds.
         max_attempts: Tries of an episode, or of starting a worker, before it is given up.
         continue_on_error: Whether episodes go on after one failed.
+
+    Attributes:
+        jobs: Each job's part, by name.
+        stopped: Why no further chunk is handed out, or ``None``.
+        broken: Why, if it is because no worker starts.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class Ledger:
     ) -> None:
         self.jobs = {job.name: JobLedger(job, rebuild_bounds(job.num_episodes or 0, job.num_rebuilds)) for job in jobs}
         self.stopped: str | None = None
+        self.broken: str | None = None
         self._chunk_length = chunk_length
         self._max_attempts = max_attempts
         self._continue_on_error = continue_on_error
@@ -168,10 +174,11 @@ class Ledger:
         """The breaker: end a run whose every worker dies at start."""
         self._failed_starts_in_a_row += 1
         if self._failed_starts_in_a_row >= self._max_attempts * max(self._most_running, FEWEST_WORKERS):
-            self.stop(
+            self.broken = (
                 f"{self._failed_starts_in_a_row} workers in a row were lost before they were ready, so no further one "
                 f"is started: {reason}"
             )
+            self.stop(self.broken)
 
     def fail_job(self, job_name: str, reason: str) -> None:
         """Be told that a factory of a job raised: the job fails at once, and by default nothing further starts."""

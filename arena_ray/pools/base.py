@@ -104,8 +104,12 @@ class WorkerPool(Protocol):
         """Return where a chunk runs, if that is known and there could be another place."""
         ...
 
-    def has_place_besides(self, place: Place) -> bool:
-        """Return whether workers could run elsewhere, on what is not quarantined."""
+    def is_pending(self, chunk: Chunk) -> bool:
+        """Return whether a chunk that nothing was heard of waits for a machine, rather than hangs."""
+        ...
+
+    def has_place_besides(self, place: Place, job: EvalJob) -> bool:
+        """Return whether workers of a job could run elsewhere, on what is not quarantined."""
         ...
 
     def quarantine(self, place: Place) -> None:

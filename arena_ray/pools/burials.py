@@ -54,11 +54,10 @@ class Burials:
 
     Args:
         here: Id of the node that this process is on.
-        host: Its name.
     """
 
-    def __init__(self, here: str, host: str) -> None:
-        self._here, self._host = here, host
+    def __init__(self, here: str) -> None:
+        self._here = here
         self._threads = futures.ThreadPoolExecutor(THREADS, thread_name_prefix="burials")
         self._burials: list[Burial] = []
 
@@ -84,7 +83,7 @@ class Burials:
         ray.kill(burial.actor, no_restart=True)
         burial.closed = None
         place = burial.place
-        if place is None or place.node_id == self._here or place.host == self._host:
+        if place is None or place.node_id == self._here:
             burial.ended = self._threads.submit(processes.end_marked, burial.mark, END_S)
         else:
             burial.ended = end_on(place.node_id, burial.mark).future()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -63,7 +64,11 @@ class InlinePool:
         """Return ``None``: there is one place."""
         return None
 
-    def has_place_besides(self, place: Place) -> bool:
+    def is_pending(self, chunk: Chunk) -> bool:
+        """Return False."""
+        return False
+
+    def has_place_besides(self, place: Place, job: EvalJob) -> bool:
         """Return False."""
         return False
 
@@ -73,6 +78,7 @@ class InlinePool:
     def wait(self, timeout_s: float) -> list[PoolEvent]:
         """Run the chunk until it yields, whatever the timeout."""
         if self._running is None:
+            time.sleep(min(timeout_s, 0.05))  # A back-off.
             return []
         chunk, events = self._running
         try:

@@ -41,6 +41,8 @@ class Inquiry:
         age = time.monotonic() - self._since
         self._listen()
         cause, text = classify(self._error)
+        if self._node_id in (None, self._here) and cause == "unreachable":
+            return ("died", text) if age > EXPLAIN_S else None
         if cause not in ("died", "unreachable") or self._node_id in (None, self._here):
             return cause, text
         if all(node.node_id != self._node_id for node in cluster.nodes()):

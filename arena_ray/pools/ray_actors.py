@@ -9,9 +9,7 @@ where it must not be declines its chunk, and holds that GPU while another is sta
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import socket
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -23,10 +21,11 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 from arena_ray import processes
 from arena_ray.errors import NotEnoughResourcesError
 from arena_ray.pools.base import ChunkEvents, ChunkFinished, Place, PoolEvent, WorkerLost
-from arena_ray.pools.burials import CLOSE_S, Burial, Burials
+from arena_ray.pools.burials import CLOSE_S, Burials
 from arena_ray.pools.losses import Inquiry
 from arena_ray.pools.ray_cluster import Cluster, Room, connect, demand_table
 from arena_ray.pools.ray_worker import Born, start_actor
+from arena_ray.pools.roster import Order, Worker
 from arena_ray.records import Retiring
 from arena_ray.specs import Chunk, EvalJob, RunSettings, WorkerSetup
 
@@ -37,50 +36,13 @@ WITHDRAWN = "withdrawn"
 IDLE_S = 0.05
 
 #: A worker that Ray has not placed after so long gives way to one that is idle: the room may be gone, seconds.
-PENDING_S = 3.0
+PENDING_S = 10.0
 
 #: A node that could not be reached is not counted on for so long, seconds; Ray may take as long to call it dead.
 SHUN_S = 30.0
 
 #: How often a chunk is declined before it runs wherever it is.
 DECLINES = 2
-
-
-@dataclasses.dataclass(eq=False, slots=True)
-class _Order:
-    """A chunk that has been submitted and waits for a worker."""
-
-    chunk: Chunk
-    avoid: frozenset[Place]
-    declined: int = 0
-
-
-@dataclasses.dataclass(eq=False)
-class _Worker:
-    """An actor, the job that it was last built for, the chunk that it runs, and, if it is lost, why."""
-
-    actor: Any
-    mark: str
-    job: EvalJob
-    order: _Order | None = None
-    place: Place | None = None
-    heard: bool = False
-    retiring: bool = False
-    stream: Any = None
-    since: float = dataclasses.field(default_factory=time.monotonic)
-    verdict: tuple[str, str] | None = None
-    inquiry: Inquiry | None = None
-
-    @property
-    def chunk(self) -> Chunk | None:
-        return None if self.order is None else self.order.chunk
-
-    @property
-    def node_id(self) -> str | None:
-        return None if self.place is None else self.place.node_id
-
-    def burial(self) -> Burial:
-        return Burial(self.actor, self.mark, self.job.resources, self.place)
 
 
 class RayPool:
@@ -106,10 +68,10 @@ class RayPool:
         self._mark = processes.new_mark()
         self._cluster = Cluster()
         self._here = ray.get_runtime_context().get_node_id()
-        self._burials = Burials(self._here, socket.gethostname())
-        self._orders: list[_Order] = []
-        self._workers: list[_Worker] = []
-        self._blockers: list[_Worker] = []
+        self._burials = Burials(self._here)
+        self._orders: list[Order] = []
+        self._workers: list[Worker] = []
+        self._blockers: list[Worker] = []
         self._quarantined: set[Place] = set()
         self._shunned: dict[str, float] = {}
         self._stopped = False
@@ -141,12 +103,12 @@ class RayPool:
         shunned = {node_id for node_id, until in self._shunned.items() if time.monotonic() < until}
         return self._bad_nodes() | shunned
 
-    def _room_beside(self, workers: Iterable[_Worker]) -> Room:
+    def _room_beside(self, workers: Iterable[Worker], *, when_buried: bool = False) -> Room:
         """Return what is free beside these workers, those that hold a bad GPU, and those that are not gone yet."""
         room = self._cluster.room(without=self._unusable_nodes())
         for worker in (*workers, *self._blockers):
             room.take(worker.job.resources, worker.node_id)
-        for burial in self._burials.holding():
+        for burial in () if when_buried else self._burials.holding():
             room.take(burial.resources, None if burial.place is None else burial.place.node_id)
         return room
 
@@ -157,17 +119,18 @@ class RayPool:
 
     def has_room(self, job: EvalJob) -> bool:
         """Return whether a chunk of a job would be run now: on a warm worker, in free room, or in an idle one's."""
-        if any(not self._waits_for_another_place(order) for order in self._orders):
-            return False
         if any(self._can_take(worker, job) for worker in self._workers):
             return True
+        if any(not self._waits_for_another_place(order) for order in self._orders):
+            return False
+        self._make_do(job)
         busy = [worker for worker in self._workers if worker.chunk is not None]
         return self._may_have(len(busy) + 1) and self._room_beside(busy).fits(job.resources)
 
     def _may_have(self, num_workers: int) -> bool:
         return self._settings.num_workers is None or num_workers <= self._settings.num_workers
 
-    def _can_take(self, worker: _Worker, job: EvalJob) -> bool:
+    def _can_take(self, worker: Worker, job: EvalJob) -> bool:
         if worker.chunk is not None or worker.retiring or self._settings.isolation == "chunk":
             return False
         same_job = worker.job == job
@@ -175,14 +138,14 @@ class RayPool:
 
     def submit(self, chunk: Chunk, avoid: Place | None = None) -> None:
         """Run a chunk on a warm worker, else on a new one, for which idle workers make room."""
-        self._orders.append(_Order(chunk, frozenset() if avoid is None or not avoid.gpus else frozenset({avoid})))
+        self._orders.append(Order(chunk, frozenset() if avoid is None or not avoid.gpus else frozenset({avoid})))
         self._place_orders()
 
     def _place_orders(self) -> None:
         """Give each order that waits a worker, if there is one or room for one."""
         self._orders = [order for order in self._orders if not self._place(order)]
 
-    def _place(self, order: _Order) -> bool:
+    def _place(self, order: Order) -> bool:
         job = order.chunk.job
         warm = sorted(
             (worker for worker in self._workers if self._can_take(worker, job)),
@@ -203,15 +166,18 @@ class RayPool:
         worker.stream = worker.actor.run.options(num_returns="streaming").remote(order.chunk, avoid)
         return True
 
-    def _waits_for_another_place(self, order: _Order) -> bool:
+    def _waits_for_another_place(self, order: Order) -> bool:
         """Return whether a chunk that was declined is to run on a worker elsewhere that is busy now."""
         busy = [worker for worker in self._workers if worker.order is not None and worker.job == order.chunk.job]
         return order.declined > 0 and any(worker.place and worker.place not in order.avoid for worker in busy)
 
-    def _fits_another(self, job: EvalJob, holders: int = 0) -> bool:
-        """Return whether another worker may be started; `holders` are idle ones that only hold their GPU."""
+    def _fits_another(self, job: EvalJob, holders: int = 0, *, when_buried: bool = False) -> bool:
+        """Return whether another worker may be started, now or when those that are going are gone.
+
+        `holders` are idle ones that only hold their GPU.
+        """
         may = self._may_have(len(self._workers) + 1 - holders)
-        return may and self._room_beside(self._workers).fits(job.resources)
+        return may and self._room_beside(self._workers, when_buried=when_buried).fits(job.resources)
 
     def _end_holders(self) -> None:
         """End idle workers above the limit, when what they held a GPU for has found its place."""
@@ -222,22 +188,24 @@ class RayPool:
     def _make_room(self, job: EvalJob) -> bool:
         """End idle workers until one more fits; return whether it does now."""
         for worker in [worker for worker in self._workers if worker.chunk is None]:
-            if self._fits_another(job):
-                return True
+            if self._fits_another(job, when_buried=True):
+                break
             self._dismiss(worker)
-        if self._fits_another(job):
-            return True
-        if self._blockers and not self._workers and not len(self._burials):
-            # Nothing is left but what was quarantined: bad places are better than none.
-            self._quarantined.clear()
-            self._workers, self._blockers = self._blockers, []
-        return False
+        self._make_do(job)
+        return self._fits_another(job)
 
-    def _start(self, job: EvalJob) -> _Worker:
+    def _make_do(self, job: EvalJob) -> None:
+        """Take back quarantine when nothing else is left: bad places are better than none."""
+        if not self._workers and not len(self._burials) and not self._room_beside([]).fits(job.resources):
+            self._quarantined.clear()
+            self._shunned.clear()
+            self._workers, self._blockers = self._blockers, []
+
+    def _start(self, job: EvalJob) -> Worker:
         mark = processes.new_mark(self._mark)
         cores = self._cores_per_worker(job)
         actor = start_actor(job.resources, self._setup, mark, self._stop_key, cores, self._bad_nodes())
-        worker = _Worker(actor, mark, job)
+        worker = Worker(actor, mark, job)
         self._workers.append(worker)
         return worker
 
@@ -247,18 +215,24 @@ class RayPool:
         most = self._settings.num_workers or math.inf
         return min((cores / min(number, most) for cores, number in fitting if number), default=1.0)
 
-    def _dismiss(self, worker: _Worker) -> None:
+    def _dismiss(self, worker: Worker) -> None:
         """Let an idle worker close its environment, then end it."""
         self._workers.remove(worker)
         self._burials.close(worker.burial())
+
+    def is_pending(self, chunk: Chunk) -> bool:
+        """Return whether Ray has not started the process that is to run a chunk, as far as can be seen from here."""
+        worker = next((worker for worker in self._workers if worker.chunk is chunk), None)
+        return worker is None or (worker.place is None and not processes.marked_processes(worker.mark))
 
     def place_of(self, chunk: Chunk) -> Place | None:
         """Return where a chunk runs."""
         return next((worker.place for worker in self._workers if worker.chunk is chunk), None)
 
-    def has_place_besides(self, place: Place) -> bool:
-        """Return whether there are GPUs, or nodes, that are neither this nor quarantined."""
-        nodes = [node for node in self._cluster.nodes() if node.node_id not in self._unusable_nodes()]
+    def has_place_besides(self, place: Place, job: EvalJob) -> bool:
+        """Return whether there are GPUs, or nodes, for a worker of a job that are neither this nor quarantined."""
+        usable = [node for node in self._cluster.nodes() if node.node_id not in self._unusable_nodes()]
+        nodes = [node for node in usable if node.how_many(job.resources)]
         if not place.gpus:
             return any(node.node_id != place.node_id for node in nodes)
         bad = {(one.node_id, gpu) for one in (*self._quarantined, place) for gpu in one.gpus}
@@ -278,6 +252,10 @@ class RayPool:
             return [ChunkFinished(order.chunk) for order in withdrawn]
         self._take_from_pending()
         self._place_orders()
+        if self._orders and not self._workers and not len(self._burials):
+            # There was room when it was submitted, and now there is none: nobody runs that could make any.
+            given_back, self._orders = self._orders, []
+            return [WorkerLost(order.chunk, "unreachable", "no node has room any more") for order in given_back]
         losses = self._explained_losses()
         if losses:
             return losses
@@ -292,7 +270,7 @@ class RayPool:
             ready, _ = ray.wait(list(streams), num_returns=len(streams), timeout=0, fetch_local=False)
         return [event for stream in ready for event in self._next(streams[stream])]
 
-    def _next(self, worker: _Worker) -> list[PoolEvent]:
+    def _next(self, worker: Worker) -> list[PoolEvent]:
         """Return the next thing that a worker's stream holds, which is ready."""
         order = worker.order
         assert order is not None
@@ -348,7 +326,7 @@ class RayPool:
                 losses.append(self._lose(worker, worker.chunk, *verdict))
         return losses
 
-    def _take_back(self, worker: _Worker, order: _Order) -> None:
+    def _take_back(self, worker: Worker, order: Order) -> None:
         """Look for another worker for a chunk; this one holds its GPU meanwhile, or for ever if that is bad."""
         worker.order = worker.stream = None
         order.declined += 1
@@ -357,10 +335,11 @@ class RayPool:
             self._blockers.append(worker)
         self._orders.insert(0, order)
 
-    def _lose(self, worker: _Worker, chunk: Chunk, cause: str, message: str) -> PoolEvent:
+    def _lose(self, worker: Worker, chunk: Chunk, cause: str, message: str) -> PoolEvent:
         self._workers.remove(worker)
         self._burials.end(worker.burial())
-        if cause in ("node_lost", "unreachable") and worker.node_id is not None:
+        if cause in ("node_lost", "unreachable") and worker.node_id not in (None, self._here):
+            assert worker.node_id is not None
             self._shunned[worker.node_id] = time.monotonic() + SHUN_S
         return ChunkFinished(chunk) if cause == WITHDRAWN else WorkerLost(chunk, cause, message, worker.place)
 
