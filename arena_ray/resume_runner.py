@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import logging
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,8 +24,7 @@ from arena_ray.provenance import Provenance, versions
 from arena_ray.results import RunResult
 from arena_ray.run_dir import RunDir, utc_text
 from arena_ray.run_history import RunHistory, read_history
-
-logger = logging.getLogger(__name__)
+from arena_ray.video.remux import salvage
 
 #: Flags of a run that a resumed run does not have, and why.
 NO_FLAGS = {
@@ -304,20 +302,8 @@ def _salvage(run_dir: RunDir, plan: EvalPlan, recorded: Collection[str]) -> Iter
             torn.unlink(missing_ok=True)  # Of a salvage that was killed.
         for path in sorted(folder.glob("*.partial.mp4")):
             relative = path.relative_to(run_dir.path).as_posix()
-            if relative not in recorded and _is_salvaged(path):
+            if relative not in recorded and salvage(path):
                 yield relative
-
-
-def _is_salvaged(path: Path) -> bool:
-    from arena_ray.video.remux import remux
-
-    try:
-        if remux(path):
-            return True
-        path.unlink()
-    except Exception as error:
-        logger.warning("%s cannot be made an ordinary MP4: %s", path, error)
-    return False
 
 
 def _remove(rank_files: Sequence[Path]) -> None:

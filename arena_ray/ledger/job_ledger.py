@@ -142,7 +142,7 @@ class JobLedger:
         self._charges: dict[int, int] = {}
         self._next_index = 0
         self._failed_starts: dict[int, int] = {}
-        self.held = 0
+        self.held = False
         self._losses_in_a_row = 0
         self._free_losses: dict[int, int] = {}
         self._was_ready = False
@@ -296,7 +296,7 @@ class JobLedger:
             loss = self._lost_episodes(running, rule, max_attempts)
         pointless = self.failed or self.held or not self.waiting
         wait_s = 0.0 if pointless else back_off_s(cause, self._losses_in_a_row)
-        self.held += wait_s > 0
+        self.held = self.held or wait_s > 0
         return dataclasses.replace(loss, job_failed=self.failed, back_off_s=wait_s, at_start=at_start)
 
     def _lost_at_start(self, running: _Running, max_attempts: int, reason: str) -> Loss:

@@ -96,7 +96,7 @@ class Ledger:
 
     def release(self, job_name: str) -> None:
         """Be told that the back-off of a loss is over."""
-        self.jobs[job_name].held -= 1
+        self.jobs[job_name].held = False
 
     def ready(self, job_name: str, index: int) -> None:
         """Be told that the worker of a chunk has built environment and policy."""

@@ -16,16 +16,18 @@ def remux_leftovers(folder: str | Path) -> list[Path]:
     The pictures are copied as they are encoded. A file without a single picture is removed; one that cannot be read is
     left alone, with a warning. To be called when nothing writes to the folder.
     """
-    rewritten = []
-    for path in sorted(Path(folder).rglob("*.partial.mp4")):
-        try:
-            if remux(path):
-                rewritten.append(path)
-            else:
-                path.unlink()
-        except Exception as error:
-            logger.warning("%s cannot be made an ordinary MP4: %s", path, error)
-    return rewritten
+    return [path for path in sorted(Path(folder).rglob("*.partial.mp4")) if salvage(path)]
+
+
+def salvage(path: Path) -> bool:
+    """Rewrite one leftover as `remux_leftovers` does; return whether it is an ordinary MP4 now."""
+    try:
+        if remux(path):
+            return True
+        path.unlink()
+    except Exception as error:
+        logger.warning("%s cannot be made an ordinary MP4: %s", path, error)
+    return False
 
 
 def remux(path: Path) -> int:
