@@ -10,6 +10,12 @@ import numpy as np
 #: Seconds of work that a chunk should hold: long against a dispatch (1 ms), short against a run.
 TARGET_CHUNK_S = 5.0
 
+#: Of several slots all but one may wait for a chunk's longest episode: a chunk lasts so many times as long.
+LONGEST_EPISODES = 20
+
+#: Episodes for each of several slots in a job's first chunks.
+FIRST_EPISODES = 4
+
 #: A worker never takes more than this share of its part of what is left, so that the last chunks are small.
 TAIL_DIVISOR = 2
 
@@ -37,27 +43,32 @@ def rebuild_bounds(num_episodes: int, num_rebuilds: int) -> list[tuple[int, int]
     return list(itertools.pairwise(starts))
 
 
-def chunk_length(remaining: int, num_workers: int, num_slots: int, mean_episode_s: float | None) -> int:
+def chunk_length(remaining: int, num_workers: int, num_slots: int, episode_s: tuple[float, float] | None) -> int:
     """Return how many of the remaining episodes the next chunk takes.
 
     Guided self-scheduling (Polychronopoulos and Kuck, 1987): a fixed share of each worker's part of what is left, so
-    chunks shrink towards the end, but not more than several seconds of work, and one per slot before anything is
+    chunks shrink towards the end, but not more than several seconds of work, and a few episodes before anything is
     known. A chunk shorter than the slots of a worker leaves slots idle, so the tail is cut so short only where another
-    worker would go without.
+    worker would go without. At a chunk's end slots wait for its longest episode, so where several slots run, a chunk
+    holds many times the longest one seen, and everything if there is one worker.
 
     Args:
         remaining: Episodes not yet handed out, at least 1.
         num_workers: Workers that can run this job at a time.
         num_slots: Slots of a worker.
-        mean_episode_s: Mean wall time of an episode in its slot, seconds; ``None`` when none has ended yet.
+        episode_s: Mean and largest wall time of an episode in its slot, seconds; ``None`` when none has ended yet.
     """
+    if num_workers == 1 and num_slots > 1:
+        return remaining
     if num_workers == 1:
         share = remaining
     else:
         part = math.ceil(remaining / num_workers)
         share = max(math.ceil(part / TAIL_DIVISOR), min(num_slots, part))
-    if mean_episode_s is None:
-        wanted = num_slots
+    if episode_s is None:
+        wanted = num_slots if num_slots == 1 else FIRST_EPISODES * num_slots
     else:
-        wanted = max(num_slots, int(TARGET_CHUNK_S * num_slots / max(mean_episode_s, 1e-6)))
+        mean_s, longest_s = episode_s
+        chunk_s = TARGET_CHUNK_S if num_slots == 1 else max(TARGET_CHUNK_S, LONGEST_EPISODES * longest_s)
+        wanted = max(num_slots, int(chunk_s * num_slots / max(mean_s, 1e-6)))
     return max(1, min(wanted, share))

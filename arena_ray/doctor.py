@@ -12,15 +12,20 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from arena_ray.devices import Machine, look_at_machine, plan
+from arena_ray.devices.inventory import Gpu, driver_version
 from arena_ray.provenance import versions
 from arena_ray.specs import EncoderName, RunSettings
 from arena_ray.video.encoder import VideoFormat, open_exactly
 
 #: Seconds that one check may take.
 CHECK_TIMEOUT_S = 60
+
+#: What the user may have pinned by hand is left out where GPUs are looked at one by one.
+_PINNED = ("CUDA_VISIBLE_DEVICES", "MUJOCO_EGL_DEVICE_ID")
 
 _RENDER_CLASSIC = """
 import gymnasium
@@ -34,6 +39,13 @@ model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><light pos='0 0 3'/><
 data = mujoco.MjData(model); mujoco.mj_forward(model, data)
 with mujoco.Renderer(model, 64, 64) as renderer:
     renderer.update_scene(data); assert renderer.render().max() > 0
+"""
+
+
+#: Prints the EGL device that the frame came from.
+_RENDER_AND_TELL = f"""{_RENDER_MUJOCO}
+    from arena_ray.devices.egl import current_device_index
+    print(current_device_index())
 """
 
 
@@ -78,7 +90,8 @@ def findings_of(address: str | None) -> Iterator[Finding]:
     """Yield what was tried, one after the other."""
     yield Finding(topic="versions", found=", ".join(f"{name} {text}" for name, text in versions().items()), ok=True)
     yield _ray(address)
-    yield _gpus()
+    yield from findings_of_gpus()
+    yield _torch_gpus()
     yield _render(
         "renderer: classic control", _RENDER_CLASSIC, {}, 'pip install "gymnasium[classic-control]"', needed=True
     )
@@ -110,7 +123,52 @@ def _ray(address: str | None) -> Finding:
     return Finding(topic="ray", found=f"{len(nodes)} nodes: {text}", ok=True, needed=True)
 
 
-def _gpus() -> Finding:
+def findings_of_gpus() -> Iterator[Finding]:
+    """Look at each GPU: what it is to CUDA, NVML and EGL, and whether a worker that is given it renders on it."""
+    environ = {name: value for name, value in os.environ.items() if name not in _PINNED}
+    machine = look_at_machine(environ)
+    driver = driver_version()
+    advice = "without a GPU nothing; with one, install the NVIDIA driver (nvidia-smi) and `pip install nvidia-ml-py`"
+    # Without NVML, EGL names those that it can render on.
+    seen = [device for device in machine.egl.devices if device.cuda_index is not None]
+    by_egl = [Gpu(index=device.cuda_index or 0, uuid=device.uuid, pci=device.pci) for device in seen]
+    found = f"{driver}, {len(machine.gpus)} GPUs" if driver else "NVML finds none"
+    yield Finding(topic="NVIDIA driver", found=found, ok=driver is not None, advice=advice)
+    yield _egl_devices(machine)
+    for gpu in machine.gpus or by_egl:
+        yield _gpu(gpu, machine, environ)
+
+
+def _egl_devices(machine: Machine) -> Finding:
+    texts = [
+        f"{device.index}: {'software' if device.software else f'CUDA {device.cuda_index}, {device.uuid or device.pci}'}"
+        for device in machine.egl.devices
+    ]
+    return Finding(
+        topic="EGL devices",
+        found=machine.egl.problem or "; ".join(texts),
+        ok=any(not device.software for device in machine.egl.devices),
+        advice="without a GPU nothing; with one, install libegl1 and the driver's EGL (in containers: "
+        "NVIDIA_DRIVER_CAPABILITIES=all)",
+    )
+
+
+def _gpu(gpu: Gpu, machine: Machine, environ: Mapping[str, str]) -> Finding:
+    """Pin a child to a GPU as a worker would be, and have it render."""
+    mask = {"CUDA_VISIBLE_DEVICES": str(gpu.index), "MUJOCO_GL": "egl"}
+    pinning = plan([str(gpu.index)], {**environ, **mask}, machine, mask_is_ours=True)
+    is_same = f"{gpu.name or 'a GPU'}, {gpu.uuid}, CUDA and NVML {gpu.index}, EGL {pinning.egl_index}"
+    ok, text = False, "; ".join(pinning.notes)
+    if pinning.egl_index is not None:
+        ok, text = _in_child(_RENDER_AND_TELL, {**mask, **pinning.settings})
+    if ok and text != str(pinning.egl_index):
+        ok, text = False, f"asked for EGL device {pinning.egl_index}, the frame came from {text}"
+    said = "a frame was rendered on it" if ok else text
+    advice = "MuJoCo cannot render on it: leave it out with CUDA_VISIBLE_DEVICES, or set MUJOCO_GL=osmesa for the CPU"
+    return Finding(topic=f"GPU {gpu.index}", found=f"{is_same}: {said}", ok=ok, advice=advice)
+
+
+def _torch_gpus() -> Finding:
     code = "import torch; print([torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())])"
     ok, text = _in_child(code, {})
     found = text if ok else "torch cannot be asked"

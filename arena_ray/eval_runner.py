@@ -28,6 +28,7 @@ from arena_ray.journal import RunJournal, RunObserver, new_run
 from arena_ray.ledger import FAULTS, Exhausted, History, Ledger, Loss, Quarantine
 from arena_ray.pools import ChunkEvents, ChunkFinished, Place, PoolEvent, WorkerLost, WorkerPool, open_pool
 from arena_ray.records import (
+    ChunkUsage,
     EpisodeError,
     EpisodeRecord,
     EpisodesReturned,
@@ -37,6 +38,7 @@ from arena_ray.records import (
     MemorySample,
     Notice,
     Retiring,
+    Tuned,
     WorkerInfo,
     WorkerReady,
 )
@@ -128,14 +130,17 @@ class Run(Generic[ResultT]):
         self._known_workers: set[tuple[WorkerInfo, str]] = set()
         self._quarantine: Quarantine[Place] = Quarantine()
         self._memory: dict[tuple[str, int], dict[str, float | None]] = {}
+        self._usage: dict[tuple[str, int], ChunkUsage] = {}
         self._lost_at: dict[tuple[str, int], Place] = {}
         self._pool_stopped = False
 
-    def _chunk_length(self, remaining: int, num_workers: int, num_slots: int, mean_episode_s: float | None) -> int:
+    def _chunk_length(
+        self, remaining: int, num_workers: int, num_slots: int, episode_s: tuple[float, float] | None
+    ) -> int:
         wanted = self._plan.settings.chunk_size
         if wanted != "auto":
             return wanted
-        return chunking.chunk_length(remaining, num_workers, num_slots, mean_episode_s)
+        return chunking.chunk_length(remaining, num_workers, num_slots, episode_s)
 
     def execute(self, pool: WorkerPool) -> ResultT:
         """Run to the end on a pool, which is closed afterwards."""
@@ -242,7 +247,9 @@ class Run(Generic[ResultT]):
         elif isinstance(event, ChunkFinished):
             self._deadlines.over(chunk)
             held = self._memory.pop((chunk.job.name, chunk.index), {})
-            self._journal.event("chunk_finished", chunk, cut_short=self._ledger.stopped is not None, **held)
+            usage = self._usage.pop((chunk.job.name, chunk.index), None)
+            spent = {} if usage is None else {"usage": usage.to_json()}
+            self._journal.event("chunk_finished", chunk, cut_short=self._ledger.stopped is not None, **held, **spent)
             self._ledger.finished_chunk(chunk.job.name, chunk.index, cut_short=self._ledger.stopped is not None)
         else:
             self._lost(event, pool)
@@ -265,12 +272,16 @@ class Run(Generic[ResultT]):
             self._ledger.ready(name, index)
             if (item.worker, name) not in self._known_workers:
                 self._known_workers.add((item.worker, name))
-                facts = {"worker": dataclasses.asdict(item.worker), "build_s": round(item.build_s, 3)}
-                self._journal.event("worker_started", chunk, **facts, **self._memory.get((name, index), {}))
+                self._journal.event("worker_started", chunk, **item.to_json(), **self._memory.get((name, index), {}))
         elif isinstance(item, MemorySample):
             held = self._memory[name, index] = {"resident_mb": item.resident_mb, "gpu_mb": item.gpu_mb}
             if item.amid:
                 self._journal.event("worker_memory", chunk, **held)
+        elif isinstance(item, ChunkUsage):
+            self._usage[name, index] = item
+        elif isinstance(item, Tuned):
+            self._ledger.tuned(name, item.choice)
+            self._journal.tuned(chunk, item)
         elif isinstance(item, Retiring):
             self._journal.event("worker_retired", chunk, reason=item.reason)
         elif isinstance(item, Notice):

@@ -19,7 +19,7 @@ from arena_ray.errors import RunDirError, StorageError
 from arena_ray.json_files import LineLog
 from arena_ray.processes import new_mark
 from arena_ray.provenance import Provenance
-from arena_ray.records import EpisodeRecord, Notice
+from arena_ray.records import EpisodeRecord, Notice, Tuned
 from arena_ray.results import JobTally, RunResult, tallies_for
 from arena_ray.run_dir import RunDir, run_document, utc_text
 from arena_ray.run_lock import RunLock
@@ -96,6 +96,10 @@ class RunJournal(Protocol[ResultT_co]):
         """Take in what happened."""
         ...
 
+    def tuned(self, chunk: Chunk, tuned: Tuned) -> None:
+        """Take in which slots were chosen for the chunk's job."""
+        ...
+
     def tick(self) -> None:
         """Be told, some times a second, that the run goes on."""
         ...
@@ -153,6 +157,10 @@ class Narrator:
             self._notes[chunk.job.name, notice.topic] = notice.message
             self.event("warning", chunk, topic=notice.topic, message=notice.message)
 
+    def tuned(self, chunk: Chunk, tuned: Tuned) -> None:
+        """Tell which slots were chosen for the chunk's job."""
+        self.event("tuned", chunk, **tuned.to_json())
+
     def _chunk_video(self, chunk: Chunk, path: str) -> None:
         """Tell of a video that shows all slots; `path` is relative to where the workers write."""
         self.event("chunk_video", chunk, path=path)
@@ -168,6 +176,7 @@ class Past:
         mark: Of the processes that the run's workers start.
         notes: Those of ``run.json``.
         python_path: Where the run looked for entry points.
+        tuning: Which slots were chosen, and what had been measured, by job.
         provenance: Stays what it is, because nothing more runs; ``None``: that of this process.
         started_at: When the run began.
         resumed_at: When it was resumed, this time included.
@@ -178,6 +187,7 @@ class Past:
     mark: str
     notes: tuple[str, ...]
     python_path: tuple[str, ...]
+    tuning: Mapping[str, Any]
     provenance: Provenance | None
     started_at: str
     resumed_at: tuple[str, ...]
@@ -226,6 +236,7 @@ class Journal(Narrator):
         self._plan, self._past = plan, past
         self._provenance = past.provenance or Provenance.of_this_process(argv, hardware)
         self._tallies = past.tallies
+        self._tuning = dict(past.tuning)
         self._step_budgets = {job.name for job in plan.jobs if job.num_steps is not None}
         self._episodes = LineLog(run_dir.episodes_file)
         self._events = LineLog(run_dir.events_file)
@@ -255,6 +266,7 @@ class Journal(Narrator):
                 provenance=self._provenance,
                 driver={"host": socket.gethostname(), "pid": os.getpid()},
                 mark=self.mark,
+                tuning=self._tuning,
                 notes=self._told_notes,
                 started_at=self._past.started_at,
                 resumed_at=self._past.resumed_at,
@@ -272,10 +284,18 @@ class Journal(Narrator):
         self._tallies[record.job].add(record)
         self.tell("recorded", record)
 
+    def tuned(self, chunk: Chunk, tuned: Tuned) -> None:
+        """Write down which slots were chosen for the chunk's job."""
+        self._tuning[chunk.job.name] = tuned.to_json()
+        super().tuned(chunk, tuned)
+        self._patiently(lambda: self._write_run("running"))
+
     def _write_event(self, line: Mapping[str, Any]) -> None:
         if line["kind"] == "chunk_finished" and line["job"] in self._step_budgets:
             self._episodes.sync()  # This line says that the budget is used up: no record may be lost after it.
         self._patiently(lambda: self._events.append(line))
+        if "usage" in line:
+            self._tallies[line["job"]].usage.add(line["usage"])
 
     def _patiently(self, write: Callable[[], None]) -> None:
         """Write; a disk that takes no more is waited for, and people are told to make room."""
@@ -369,6 +389,7 @@ def _nothing_before(run_dir: RunDir, plan: EvalPlan, started_at: str) -> Past:
         mark=new_mark(),
         notes=(),
         python_path=(),
+        tuning={},
         provenance=None,
         started_at=started_at,
         resumed_at=(),

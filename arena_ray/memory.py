@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from arena_ray.nvml import Gpus
 from arena_ray.records import MemorySample
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-def sample(*, amid: bool) -> MemorySample:
+def sample(gpus: Gpus | None = None, *, amid: bool) -> MemorySample:
     """Return what this process and its descendants hold now.
 
     Args:
+        gpus: Those of this process; ``None``: it has none, and nobody is asked.
         amid: Whether that is in the middle of a chunk.
     """
     pids = [os.getpid(), *_descendants(os.getpid())]
-    return MemorySample(resident_mb=round(_resident_bytes(pids) / 1e6, 1), gpu_mb=_gpu_mb(pids), amid=amid)
+    gpu_mb = None if gpus is None else gpus.held_mb(pids)
+    return MemorySample(resident_mb=round(_resident_bytes(pids) / 1e6, 1), gpu_mb=gpu_mb, amid=amid)
 
 
 def resident_gb() -> float:
     """Return the resident memory of this process and its descendants, GB; pages that they share count for each."""
     return _resident_bytes([os.getpid(), *_descendants(os.getpid())]) / 1e9
+
+
+def available_mb() -> float | None:
+    """Return how much memory more this process could take, MB: of the machine's, or of what its cgroup has left."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        free = float(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, max(0.0, limit - used))
+    return free / 1e6
 
 
 def _descendants(pid: int) -> Iterator[int]:
@@ -53,23 +70,3 @@ def _pages(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except (OSError, IndexError, ValueError):
         return 0
-
-
-def _gpu_mb(pids: list[int]) -> float | None:
-    """Return what these processes hold on the GPUs: NVML knows, or for this process alone torch, if they are there."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        devices = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        running = [process for device in devices for process in pynvml.nvmlDeviceGetComputeRunningProcesses(device)]
-        held = [process.usedGpuMemory for process in running if process.pid in pids and process.usedGpuMemory]
-        if held:  # In a container NVML may see other process ids than the processes themselves.
-            return float(round(sum(held) / 1e6, 1))
-    except Exception:  # No NVML, or none that works here.
-        pass
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
-        return None
-    held_bytes = sum(torch.cuda.memory_reserved(index) for index in range(torch.cuda.device_count()))
-    return float(round(held_bytes / 1e6, 1))

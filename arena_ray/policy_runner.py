@@ -12,19 +12,22 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from arena_ray.config import EvalPlan
 from arena_ray.errors import ConfigError
 from arena_ray.journal import Journal, python_path
 from arena_ray.json_files import LineLog
-from arena_ray.records import EpisodeRecord, Failure, Notice
+from arena_ray.records import ChunkUsage, EpisodeRecord, Failure, Notice
 from arena_ray.run_dir import RunDir, read_records
 from arena_ray.specs import Chunk, EvalJob, WorkerSetup
 from arena_ray.video.encoder import usable_cores
 from arena_ray.worker import EvalWorker
 
 logger = logging.getLogger("arena_ray")
+
+#: What a rank noticed, why it failed, and where its time went.
+_Told: TypeAlias = tuple[list[Notice], str | None, ChunkUsage | None]
 
 
 def run_rank(plan: EvalPlan) -> int:
@@ -42,6 +45,11 @@ def run_rank(plan: EvalPlan) -> int:
         raise ConfigError(
             "job 'policy': num_steps cannot be divided over the ranks of torchrun, because which episodes it holds is "
             "not known before; give --num_episodes"
+        )
+    if job.needs_tuning:
+        raise ConfigError(
+            "job 'policy': num_envs 'auto' is chosen by the first worker for all, and the ranks of torchrun begin at "
+            "once; give --num_envs a number"
         )
     _log_to_stderr(rank, world_size)
     import torch.distributed
@@ -61,6 +69,7 @@ class _Rank:
         self._rank, self._world_size = rank, world_size
         self._notices: list[Notice] = []
         self._failure: str | None = None
+        self._usage: ChunkUsage | None = None
 
     def run(self) -> int:
         """Run this rank's episodes; on rank 0, merge all ranks' records."""
@@ -115,17 +124,19 @@ class _Rank:
                         yield event
                     elif isinstance(event, Notice):
                         self._notices.append(event)
+                    elif isinstance(event, ChunkUsage):
+                        self._usage = event
                     elif isinstance(event, Failure):
                         self._failure = f"{event.error.type}: {event.error.message}"
         finally:
             worker.close()
 
-    def _gather(self) -> list[tuple[list[Notice], str | None]]:
-        """Wait for all ranks; return what each noticed, and why it failed."""
+    def _gather(self) -> list[_Told]:
+        """Wait for all ranks; return what each told."""
         import torch.distributed
 
         everything: list[Any] = [None] * self._world_size
-        torch.distributed.all_gather_object(everything, (self._notices, self._failure))
+        torch.distributed.all_gather_object(everything, (self._notices, self._failure, self._usage))
         return everything
 
     def _from_rank_0(self, make: Any) -> Any:
@@ -143,7 +154,7 @@ class _Rank:
             raise box[1]
         return box[0]
 
-    def _merge(self, journal: Journal, gathered: list[tuple[list[Notice], str | None]]) -> Any:
+    def _merge(self, journal: Journal, gathered: list[_Told]) -> Any:
         """Write all ranks' records into ``episodes.jsonl`` in episode order; their files are removed."""
         run_dir = journal.run_dir
         files = [run_dir.rank_file(rank) for rank in range(self._world_size)]
@@ -151,10 +162,13 @@ class _Rank:
         for record in records:
             journal.commit(record)
         _remove(files)
-        failures = [failure for _, failure in gathered if failure is not None]
-        for notices, _ in gathered:
+        failures = [failure for _, failure, _ in gathered if failure is not None]
+        for rank, (notices, _, usage) in enumerate(gathered):
+            chunk = Chunk(job=self._job, index=rank, episodes=())
             for notice in notices:
-                journal.note(Chunk(job=self._job, index=0, episodes=()), notice)
+                journal.note(chunk, notice)
+            if usage is not None:
+                journal.event("chunk_finished", chunk, usage=usage.to_json())
         completed = not failures and sum(record.status == "completed" for record in records) == self._job.num_episodes
         error = "; ".join(dict.fromkeys(failures)) or None
         status = "completed" if completed else "failed"

@@ -165,7 +165,9 @@ def _find_job(run_dir: RunDir, run: Mapping[str, Any], name: str) -> EvalJob:
     try:
         jobs = {job["name"]: job for job in run["jobs"]}
         if name in jobs:
-            return EvalJob.model_validate(jobs[name])
+            job, tuned = EvalJob.model_validate(jobs[name]), run.get("tuning", {}).get(name)
+            slots = {} if tuned is None else {key: tuned[key] for key in ("num_envs", "vectorization", "num_groups")}
+            return job.model_copy(update=slots)
     except (KeyError, TypeError, ValidationError) as error:
         raise RunDirError(f"{run_dir.run_file}: its jobs cannot be read: {error}") from error
     raise ConfigError(f"the run in {run_dir.path} has no job {name!r}; {nearest(name, jobs)}")

@@ -181,6 +181,7 @@ class Resumption:
             mark=run.get("mark") or new_mark(),
             notes=(*run["notes"], *news),
             python_path=tuple(run.get("python_path", ())),
+            tuning=run.get("tuning", {}),
             provenance=provenance,
             started_at=run["started_at"],
             resumed_at=(*run.get("resumed_at", ()), utc_text(now)),

@@ -1,5 +1,7 @@
 """Rolls episodes out: slots pull tickets, the policy answers, outcomes become records.
 
+Slots in child processes step in groups: while one group steps, the policy answers another.
+
 An episode that environment or policy breaks is recorded as ``error``. When a call that serves several slots raises,
 the episodes in flight are run again, each alone, so that only the one that breaks by itself is blamed: what an episode
 comes to must not depend on which others ran beside it.
@@ -13,12 +15,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
+from arena_ray.activity_clock import ActivityClock
 from arena_ray.chunking import episode_seed
-from arena_ray.envs.base import Outcome, Slots, Ticket, describe_error
+from arena_ray.envs.base import Outcome, Slots, SlotsError, Ticket, describe_error, select_actions
 from arena_ray.policies.base import Policy
 from arena_ray.records import (
     EpisodeRecord,
@@ -39,13 +43,20 @@ Events: TypeAlias = tuple[Event, ...]
 PROGRESS_PERIOD_S = 1.0
 
 
+#: What a policy is reset with in a slot that only fills a batch.
+FILLING_SEED = 0
+
+
 class Rollout:
     """Runs the episodes of one chunk.
 
+    A policy sees one batch per group of slots, always of the same shape: a group of which some slots rest is filled up
+    with these, their last observations and all, so that a row's answer does not depend on how many other episodes are
+    in flight (kernels for other shapes round otherwise). A policy with ``pad_batches = False`` is spared that.
+
     Args:
         chunk: What to run.
-        slots: Where to run it; `slots` afterwards is what to go on with, because slots that broke are replaced.
-        reopen: Builds new slots.
+        slots: Where to run it.
         policy: Answers observations.
         worker: Who runs this.
         run_dir: Root of the paths in records.
@@ -56,42 +67,48 @@ class Rollout:
         self,
         chunk: Chunk,
         slots: Slots,
-        reopen: Callable[[], Slots],
         policy: Policy,
         worker: WorkerInfo,
         run_dir: Path,
         allowance: Callable[[], float],
     ) -> None:
-        self.slots = slots
-        self._chunk, self._reopen, self._policy = chunk, reopen, policy
+        self._chunk, self._slots, self._policy = chunk, slots, policy
+        self._pads = getattr(policy, "pad_batches", True)
         self._worker, self._run_dir = worker, run_dir
         self._allowance = allowance
+        self._group_size = slots.num_slots // slots.num_groups
         self._queue = _TicketQueue(chunk, slots)
         self._in_flight: dict[int, Ticket] = {}
         self._resting: set[int] = set(range(slots.num_slots))
+        self._known_to_policy: set[int] = set()
         self._returned: list[int] = []
         self._stopping = False
         self._steps = 0
         self._progress_at = time.monotonic() + PROGRESS_PERIOD_S
+        self._clock = ActivityClock()
 
     def run(self) -> Iterator[Events]:
         """Yield what happens until the chunk is done."""
-        if self._chunk.probe_seeding and not self.slots.probe_seeding(episode_seed(self._chunk.job.seed, 0)):
+        if self._chunk.probe_seeding and not self._slots.probe_seeding(episode_seed(self._chunk.job.seed, 0)):
             yield (_seeding_notice(self._chunk),)
-        self.slots.begin_chunk(self._chunk.index, self._queue.quotas())
+        self._slots.begin_chunk(self._chunk.index, self._queue.quotas())
+        self._clock.start("other")
         ended: dict[int, Outcome] = {}
         while True:
             records = [self._record(slot, outcome) for slot, outcome in sorted(ended.items())]
             self._stopping = self._stopping or (self._chunk.stop_on_error and any(record.error for record in records))
             tickets = self._pull()
             if records or tickets or self._returned or time.monotonic() >= self._progress_at:
+                self._clock.start("waiting")
                 yield (*records, *self._returns(), *_starts(tickets), self._progress())
+                self._clock.start("other")
             if not self._in_flight and not tickets:
                 break
             ended = self._advance(tickets)
-        clips = self.slots.end_chunk()
+        clips = self._slots.end_chunk()
         if clips:
             yield tuple(Notice(topic="chunk_video", message=self._relative(clip).path) for clip in clips)
+        yield (self._clock.usage(self._steps, self._slots.num_slots),)
 
     def _pull(self) -> dict[int, Ticket]:
         """Return the tickets that resting slots take now."""
@@ -101,49 +118,86 @@ class Rollout:
         if allowed <= 0:
             self._stopping = True
             return {}
-        resting = sorted(self._resting)
+        settled = set(self._slots.settled())
+        resting = sorted(slot for slot in self._resting if slot // self._group_size in settled)
         return self._queue.pull(resting[: int(min(allowed, len(resting)))], busy=bool(self._in_flight))
 
     def _advance(self, tickets: dict[int, Ticket]) -> dict[int, Outcome]:
-        """Begin these tickets and step once; return the outcomes of the episodes that ended."""
+        """Begin these tickets, answer the groups that wait, and wait for one; return the outcomes."""
+        ended = self._begin(tickets)
+        for group in self._slots.settled():
+            ended |= self._answer(group)
+        self._clock.start("environment")
+        try:
+            arrived = self._slots.receive()
+        except SlotsError as error:
+            arrived = self._slots_broke(error)
+        self._clock.count(arrived.values())
+        self._clock.start("other")
+        self._rest(arrived)
+        if self._budget_spent():
+            self._give_up(self._in_flight)
+        return ended | arrived
+
+    def _begin(self, tickets: dict[int, Ticket]) -> dict[int, Outcome]:
+        if not tickets:
+            return {}
         self._in_flight.update(tickets)
         self._resting -= tickets.keys()
         try:
-            if tickets:
-                self._reset_policy(tickets)
+            self._reset_policy({slot: ticket.seed for slot, ticket in tickets.items()})
         except Exception as error:
-            return self._policy_broke(error)
+            return self._policy_broke(error, tickets)
+        self._clock.start("environment")
         try:
-            ended = self.slots.begin(tickets)
-        except Exception as error:
+            self._slots.begin(tickets)
+        except SlotsError as error:
             return self._slots_broke(error)
-        if not ended:
-            ended = self._step()
-        self._rest(ended)
-        if self._budget_spent():
-            self._give_up(self._in_flight)
-        return ended
+        finally:
+            self._clock.start("other")
+        return {}
 
-    def _reset_policy(self, tickets: dict[int, Ticket]) -> None:
-        slots = sorted(tickets)
-        self._policy.reset(np.array(slots, dtype=np.int64), [tickets[slot].seed for slot in slots])
+    def _reset_policy(self, seeds: dict[int, int]) -> None:
+        self._clock.start("policy")
+        slots = sorted(seeds)
+        self._policy.reset(np.array(slots, dtype=np.int64), [seeds[slot] for slot in slots])
+        self._known_to_policy.update(slots)
+        self._clock.start("other")
 
-    def _step(self) -> dict[int, Outcome]:
-        live = self._within_budget()
+    def _answer(self, group: int) -> dict[int, Outcome]:
+        """Let the policy answer a group, and send its actions; return the outcomes if the policy breaks."""
+        live = self._within_budget(self._slots.live(group))
+        if not len(live):
+            if self._slots.self_resetting:  # What goes on by itself has to be stepped for the others.
+                self._slots.send(live, ())
+            return {}
         try:
-            actions = self._policy.act(self.slots.observe(live), live) if len(live) else ()
+            actions = self._act(live, group)
         except Exception as error:
-            return self._policy_broke(error)
-        try:
-            ended = self.slots.step(live, actions)
-        except Exception as error:
-            return self._slots_broke(error)
+            return self._policy_broke(error, live.tolist())
+        self._clock.start("environment")
+        self._slots.send(live, actions)
+        self._clock.start("other")
         self._steps += len(live)
-        return ended
+        return {}
 
-    def _within_budget(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def _act(self, live: npt.NDArray[np.int64], group: int) -> Any:
+        rows = live
+        if self._pads and len(live) < self._group_size:
+            rows = np.arange(group * self._group_size, (group + 1) * self._group_size)
+            unknown = sorted(set(rows.tolist()) - self._known_to_policy)
+            if unknown:
+                self._reset_policy(dict.fromkeys(unknown, FILLING_SEED))
+        observations = self._slots.observe(rows)
+        self._clock.start("policy")
+        actions = self._policy.act(observations, rows)
+        self._clock.called()
+        self._clock.start("other")
+        space = self._slots.action_space
+        return actions if rows is live else select_actions(actions, space, len(rows), np.searchsorted(rows, live))
+
+    def _within_budget(self, live: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the slots to step; the last steps of a `num_steps` budget may not suffice for all of them."""
-        live = self.slots.live()
         if self._chunk.num_steps is None:
             return live
         left = self._chunk.num_steps - self._steps
@@ -161,48 +215,50 @@ class Rollout:
     def _give_up(self, slots: Iterable[int]) -> None:
         """End episodes without a record: the budget is spent."""
         for slot in list(slots):
-            self.slots.discard(slot)
+            self._slots.discard(slot)
             self._rest([slot])
 
-    def _policy_broke(self, error: Exception) -> dict[int, Outcome]:
-        in_flight = self._end_all()
+    def _policy_broke(self, error: Exception, slots: Iterable[int]) -> dict[int, Outcome]:
+        """Take back the episodes of a call that raised; return the outcome if only one episode can be to blame."""
+        in_flight = self._take_back(self._in_flight if self._slots.self_resetting else slots)
+        self._known_to_policy -= in_flight.keys()
         failure = dataclasses.replace(describe_error(error), cause="policy_error")
-        if len(in_flight) > 1 and not self.slots.self_resetting:
+        if len(in_flight) > 1 and not self._slots.self_resetting:
             for slot in in_flight:
-                self.slots.discard(slot)
-            self._retry_alone(in_flight)
+                self._slots.discard(slot)
+            self._retry(in_flight, alone=True)
             return {}
         outcomes = {
-            slot: Outcome(ticket=ticket, error=failure, videos=self.slots.abort(slot))
+            slot: Outcome(ticket=ticket, error=failure, videos=self._slots.abort(slot))
             for slot, ticket in in_flight.items()
         }
-        if self.slots.self_resetting:  # Its next episodes must not begin in the middle of those that broke.
-            self.slots.begin_chunk(self._chunk.index, self._queue.quotas())
+        if self._slots.self_resetting:  # Its next episodes must not begin in the middle of those that broke.
+            self._slots.begin_chunk(self._chunk.index, self._queue.quotas())
         return outcomes
 
-    def _slots_broke(self, error: Exception) -> dict[int, Outcome]:
-        in_flight = self._end_all()
-        failure = describe_error(error)
-        alone = len(in_flight) == 1 or self.slots.self_resetting
-        videos = {slot: self.slots.abort(slot) for slot in in_flight} if alone else {}
-        self.slots.close()
-        self.slots = self._reopen()
-        self.slots.begin_chunk(self._chunk.index, self._queue.quotas())
-        if alone:
-            return {
-                slot: Outcome(ticket=ticket, error=failure, videos=videos[slot]) for slot, ticket in in_flight.items()
-            }
-        self._retry_alone(in_flight)
-        return {}
+    def _slots_broke(self, error: SlotsError) -> dict[int, Outcome]:
+        """Build a group anew; return the outcomes of the episodes that are to blame."""
+        in_flight = self._take_back(error.slots)
+        failure = describe_error(error.__cause__ or error)
+        if error.culprits:
+            blamed = [slot for slot in error.culprits if slot in in_flight]
+        else:
+            blamed = [*in_flight] if len(in_flight) == 1 or self._slots.self_resetting else []
+        videos = {slot: self._slots.abort(slot) for slot in blamed}
+        self._slots.reopen(error.slots)
+        self._slots.begin_chunk(self._chunk.index, self._queue.quotas())
+        outcomes = {slot: Outcome(ticket=in_flight.pop(slot), error=failure, videos=videos[slot]) for slot in blamed}
+        self._retry(in_flight, alone=not error.culprits)
+        return outcomes
 
-    def _retry_alone(self, in_flight: dict[int, Ticket]) -> None:
-        self._queue.retry_alone(in_flight.values())
+    def _retry(self, in_flight: dict[int, Ticket], *, alone: bool) -> None:
+        self._queue.put_back(in_flight.values(), alone=alone)
         self._returned += sorted(ticket.episode for ticket in in_flight.values())
 
-    def _end_all(self) -> dict[int, Ticket]:
-        in_flight = dict(self._in_flight)
-        self._rest(in_flight)
-        return in_flight
+    def _take_back(self, slots: Iterable[int]) -> dict[int, Ticket]:
+        taken = {slot: self._in_flight[slot] for slot in slots if slot in self._in_flight}
+        self._rest(taken)
+        return taken
 
     def _returns(self) -> list[EpisodesReturned]:
         """Return what to say of episodes that wait again, once."""
@@ -249,6 +305,7 @@ class _TicketQueue:
         self._tickets = (Ticket(episode=e, seed=episode_seed(seed, e), attempt=attempt) for e in episodes)
         self._next = next(self._tickets, None)
         self._alone: deque[Ticket] = deque()
+        self._again: deque[Ticket] = deque()
         self._running_alone = False
         self._quotas: list[deque[Ticket]] | None = None
         if slots.self_resetting:
@@ -260,15 +317,15 @@ class _TicketQueue:
     @property
     def empty(self) -> bool:
         """Whether nothing waits."""
-        return not self._alone and self._next is None and not any(self._quotas or ())
+        return not self._alone and not self._again and self._next is None and not any(self._quotas or ())
 
     def quotas(self) -> list[list[Ticket]]:
         """Return what each slot still has to run; nothing where slots pull."""
         return [list(quota) for quota in self._quotas or ()]
 
-    def retry_alone(self, tickets: Iterable[Ticket]) -> None:
-        """Put back tickets that must run with nothing beside them."""
-        self._alone.extend(sorted(tickets, key=lambda ticket: ticket.episode))
+    def put_back(self, tickets: Iterable[Ticket], *, alone: bool) -> None:
+        """Put back tickets; `alone`: they must run with nothing beside them."""
+        (self._alone if alone else self._again).extend(sorted(tickets, key=lambda ticket: ticket.episode))
 
     def pull(self, resting: list[int], *, busy: bool) -> dict[int, Ticket]:
         """Return a ticket for each of the resting slots that gets one."""
@@ -281,7 +338,9 @@ class _TicketQueue:
             return {resting[0]: self._alone.popleft()}
         pulled = {}
         for slot in resting:
-            if self._next is not None:
+            if self._again:
+                pulled[slot] = self._again.popleft()
+            elif self._next is not None:
                 pulled[slot] = self._take()
         return pulled
 

@@ -12,7 +12,7 @@ from arena_ray.ledger import History, JobHistory
 from arena_ray.records import EpisodeRecord, EpisodeStatus
 from arena_ray.results import JobTally, tallies_for
 from arena_ray.run_dir import RunDir, read_records
-from arena_ray.specs import EvalJob
+from arena_ray.specs import EvalJob, SlotChoice
 
 #: Events that say that the running chunk of a job will not reach its end by itself.
 _BROKEN = frozenset({"build_failed", "worker_failed"})
@@ -69,7 +69,7 @@ def read_history(
     failed = sum(len(past.failed) for past in pasts.values())
     for past in pasts.values():
         past.begin_events(retry_failed=retry_failed, all_handed_out=bool(run_dir.rank_files()))
-    _read_events(run_dir, pasts)
+    _read_events(run_dir, pasts, tallies)
     budgets_left = any(past.job.num_episodes is None and not past.steps_done for past in pasts.values())
     return RunHistory(
         ledger={name: past.for_ledger() for name, past in pasts.items()},
@@ -103,12 +103,14 @@ def _past_of(pasts: Mapping[str, _JobPast], record: EpisodeRecord, run_dir: RunD
     return past
 
 
-def _read_events(run_dir: RunDir, pasts: Mapping[str, _JobPast]) -> None:
+def _read_events(run_dir: RunDir, pasts: Mapping[str, _JobPast], tallies: Mapping[str, JobTally]) -> None:
     for number, line in enumerate(run_dir.events(), start=1):
         try:
             past = pasts.get(line.get("job", ""))
             if past is not None and "chunk" in line:
                 past.happened(line)
+                if "usage" in line:
+                    tallies[past.job.name].usage.add(line["usage"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunDirError(f"{run_dir.events_file}, line {number}, is not an event: {error!r}") from error
 
@@ -128,6 +130,7 @@ class _JobPast:
         self._last_attempt = 0
         self._next_chunk = 0
         self._broken = False
+        self._slots: SlotChoice | None = None
         self._judged = self._successes = 0
 
     def add(self, record: EpisodeRecord) -> None:
@@ -165,6 +168,8 @@ class _JobPast:
         kind = line["kind"]
         if kind == "chunk_started":
             self._chunk_started(line)
+        elif kind == "tuned":
+            self._slots = SlotChoice(**{field.name: line[field.name] for field in dataclasses.fields(SlotChoice)})
         elif kind == "warning":
             self._broken = self._broken or line.get("topic") in _BROKEN
         elif kind == "chunk_finished":
@@ -209,6 +214,7 @@ class _JobPast:
             handed_out=self._attempts(),
             next_chunk=self._next_chunk,
             steps_done=self.steps_done,
+            slots=self._slots,
         )
 
     def _attempts(self) -> Mapping[int, int]:

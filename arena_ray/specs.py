@@ -225,10 +225,12 @@ class EvalJob(_Spec):
     """Episodes to run: exactly so many get a record. Excludes `num_steps`."""
     num_steps: _Count | None = None
     """Environment steps over all slots of one worker; the episode that the end cuts off gives no record."""
-    num_envs: _Count = 1
-    """Slots per worker."""
-    vectorization: Literal["sync", "async"] = "sync"
-    """``sync``: slots are stepped in the worker's process; ``async``: each in a child process."""
+    num_envs: _Count | Literal["auto"] = 1
+    """Slots per worker; ``auto``: the job's first worker measures environment and policy, and chooses."""
+    vectorization: Literal["sync", "async", "auto"] = "sync"
+    """``sync``: slots are stepped in the worker's process; ``async``: each in a child process; ``auto``: measured."""
+    num_groups: _Count | None = None
+    """Groups of ``async`` slots: while one steps, the policy answers another; ``null``: two, from 4 slots on."""
     num_rebuilds: _Count = 1
     """Build the environment anew so many times, the episodes split evenly between the builds."""
     seed: _SEED = 0
@@ -273,6 +275,43 @@ class EvalJob(_Spec):
         if taken:
             raise ValueError(f"{', '.join(map(repr, taken))} is a metric of every job already; leave it out")
         return value
+
+    @property
+    def num_slots(self) -> int:
+        """Slots per worker; 1 as long as nothing has been measured."""
+        return 1 if self.num_envs == "auto" else self.num_envs
+
+    def with_slots(self, choice: SlotChoice) -> EvalJob:
+        """Return the job with its slots decided."""
+        return self.model_copy(update=dataclasses.asdict(choice))
+
+    @property
+    def needs_tuning(self) -> bool:
+        """Whether something is to be measured before episodes run."""
+        return "auto" in (self.num_envs, self.vectorization)
+
+    @property
+    def slot_groups(self) -> int:
+        """Groups of slots. A budget of steps is shared by all slots, so these step together."""
+        if self.num_groups is not None:
+            return self.num_groups
+        splits = self.vectorization == "async" and self.num_episodes is not None
+        return 2 if splits and self.num_slots >= 4 and self.num_slots % 2 == 0 else 1
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> EvalJob:
+        if self.num_groups is None or self.num_groups == 1:
+            return self
+        if self.vectorization != "async" or self.num_envs == "auto" or self.num_episodes is None:
+            raise ValueError(
+                f"'num_groups' {self.num_groups} is for slots in child processes: give 'vectorization: async', "
+                "'num_envs' and 'num_episodes' with it, or leave it out"
+            )
+        if self.num_envs % self.num_groups:
+            raise ValueError(
+                f"'num_groups' {self.num_groups} does not divide 'num_envs' {self.num_envs}; groups are of equal size"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_budget(self) -> EvalJob:
@@ -322,6 +361,15 @@ class RunSettings(_Spec):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SlotChoice:
+    """Slots of a worker: how many, where they step, in how many groups."""
+
+    num_envs: int
+    vectorization: Literal["sync", "async"]
+    num_groups: int = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
     """The unit of dispatch: some episodes of a job, in order, for one worker.
 
@@ -334,6 +382,7 @@ class Chunk:
         rebuild: Which build of the environment (``num_rebuilds``) the episodes belong to.
         probe_seeding: Whether to check first that `reset(seed)` is honoured.
         stop_on_error: Whether to start no further episode once one failed.
+        most_slots: Most slots that make sense, if the worker is to choose: its part of the job's episodes.
     """
 
     job: EvalJob
@@ -344,6 +393,7 @@ class Chunk:
     rebuild: int = 0
     probe_seeding: bool = False
     stop_on_error: bool = False
+    most_slots: int = 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,8 @@ environment in the recorders -> policy -> episodes -> events
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import logging
 import math
 import os
@@ -15,12 +17,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from arena_ray import devices, memory
+from arena_ray import devices, memory, tuning
 from arena_ray.envs import Slots, open_slots
 from arena_ray.envs.base import describe_error
+from arena_ray.nvml import Gpus, GpuWatch
 from arena_ray.policies import Policy, open_policy
 from arena_ray.policies.base import PolicyContext
-from arena_ray.records import EpisodeStarted, Event, Failure, Retiring, WorkerInfo, WorkerReady
+from arena_ray.records import (
+    ChunkUsage,
+    EpisodeStarted,
+    Event,
+    Failure,
+    MemorySample,
+    Retiring,
+    WorkerInfo,
+    WorkerReady,
+)
 from arena_ray.rollout import Events, Rollout
 from arena_ray.run_dir import RunDir
 from arena_ray.specs import Chunk, EncoderName, EvalJob, WorkerSetup
@@ -55,12 +67,17 @@ class EvalWorker:
         replaceable: bool = False,
     ) -> None:
         devices.prepare_process()
+        self._pinning = devices.pinning_of_process() if local_rank is None else devices.pin_local_process(local_rank)
+        self._placement = devices.PlacementCheck(self._pinning)
         for folder in reversed(setup.python_path):
             if folder not in sys.path:
                 sys.path.insert(0, folder)
         self._setup = setup
         self._run_dir = RunDir(setup.run_dir)
         self._device = (tuple(gpus), local_rank)
+        pinning = self._pinning
+        self._gpus = None if pinning is None or not pinning.gpu_ids else Gpus(pinning.own_indices)
+        self._gpu_mb: float | None = None
         self._cores = cores
         self._info = WorkerInfo(host=socket.gethostname(), pid=os.getpid(), gpus=tuple(gpus))
         self._built_for: tuple[EvalJob, int] | None = None
@@ -83,20 +100,22 @@ class EvalWorker:
             logger.info("chunk begins: %d episodes, attempt %d", len(chunk.episodes), chunk.attempt)
             yield ()  # The chunk has arrived: from now on it is environment and policy that take their time.
             try:
-                ready = self._prepare(chunk)
+                chunk, tuned = self._tuned(chunk)
+                ready = (*tuned, *self._prepare(chunk))
             except Exception as error:
                 logger.exception("building environment or policy failed")
                 self.close()
                 yield (Failure(kind="build", error=describe_error(error)),)
                 return
-            self._sampled_at = time.monotonic()
-            yield (memory.sample(amid=False), *ready)
-            for events in self._roll_out(chunk, should_stop):
-                self._num_started += sum(isinstance(event, EpisodeStarted) for event in events)
-                yield (*events, *self._samples())
+            self._sampled_at, self._gpu_mb = time.monotonic(), None
+            yield (self._sample(amid=False), *ready)
+            with GpuWatch(self._gpus) as watch:
+                for events in self._roll_out(chunk, should_stop):
+                    self._num_started += sum(isinstance(event, EpisodeStarted) for event in events)
+                    yield (*self._with_gpus(events, watch), *self._samples())
             self._retires = self._retires or self._reason_to_retire(chunk.job)
             retiring = () if self._retires is None else (Retiring(reason=self._retires),)
-            yield (memory.sample(amid=False), *retiring)
+            yield (self._sample(amid=False), *self._placement.notices(), *retiring)
             logger.info("chunk ends")
 
     def _samples(self) -> Events:
@@ -104,7 +123,21 @@ class EvalWorker:
         if time.monotonic() - self._sampled_at < SAMPLE_PERIOD_S:
             return ()
         self._sampled_at = time.monotonic()
-        return (memory.sample(amid=True),)
+        return (self._sample(amid=True), *self._placement.notices())
+
+    def _sample(self, *, amid: bool) -> MemorySample:
+        held = memory.sample(self._gpus, amid=amid)
+        if held.gpu_mb is not None:
+            self._gpu_mb = max(held.gpu_mb, self._gpu_mb or 0.0)
+        return held
+
+    def _with_gpus(self, events: Events, watch: GpuWatch) -> Events:
+        """Add to a chunk's usage what is known of the GPUs."""
+        if self._gpus is None or not any(isinstance(event, ChunkUsage) for event in events):
+            return events
+        self._sample(amid=False)
+        complete = functools.partial(dataclasses.replace, gpu_utilization=watch.utilization, gpu_mb=self._gpu_mb)
+        return tuple(complete(event) if isinstance(event, ChunkUsage) else event for event in events)
 
     def _allowance(self, chunk: Chunk, should_stop: Callable[[], bool]) -> float:
         """Return how many episodes may start; a budget of steps is one worker's, however long it takes."""
@@ -136,21 +169,28 @@ class EvalWorker:
         rollout = Rollout(
             chunk,
             self._slots,
-            lambda: self._open_slots(chunk.job),
             self._policy,
             self._info,
             self._run_dir.path,
             lambda: self._allowance(chunk, should_stop),
         )
         try:
-            try:
-                yield from rollout.run()
-            finally:
-                self._slots = rollout.slots
+            yield from rollout.run()
         except Exception as error:
             logger.exception("the chunk cannot go on")
             self.close()
             yield (Failure(kind="worker", error=describe_error(error)),)
+
+    def _tuned(self, chunk: Chunk) -> tuple[Chunk, Events]:
+        """Return the chunk with its slots decided, and what was measured for that."""
+        job = chunk.job
+        if not job.needs_tuning:
+            return chunk, ()
+        self.close()
+        cores = min(usable_cores(), self._cores or usable_cores())
+        tuned = tuning.tune(job, self._open_slots, self._open_policy_for_trial, cores, chunk.most_slots)
+        logger.info("slots: %s", tuned.to_json())
+        return dataclasses.replace(chunk, job=job.with_slots(tuned.choice)), (tuned,)
 
     def _prepare(self, chunk: Chunk) -> Events:
         """Build what the chunk needs, unless it is there already."""
@@ -164,10 +204,13 @@ class EvalWorker:
             self._built_for = wanted
             notice = devices.missing_gpu_notice(self._device[0], device)
             events += [notice] if notice is not None else []
-        return (WorkerReady(worker=self._info, build_s=time.perf_counter() - started), *events)
+        pinned = None if self._pinning is None else self._pinning.to_json()
+        if pinned is not None:
+            logger.info("devices: %s", pinned)
+        return (WorkerReady(worker=self._info, build_s=time.perf_counter() - started, devices=pinned), *events)
 
-    def _open_slots(self, job: EvalJob) -> Slots:
-        return open_slots(job, self._run_dir.job_folder(job.name), self._encoder_for(job))
+    def _open_slots(self, job: EvalJob, folder: Path | None = None) -> Slots:
+        return open_slots(job, folder or self._run_dir.job_folder(job.name), self._encoder_for(job))
 
     def _encoder_for(self, job: EvalJob) -> EncoderName:
         """Return what encodes videos where the job leaves it open: a process of its own only if a core is to spare.
@@ -177,17 +220,21 @@ class EvalWorker:
         cores = min(usable_cores(), self._cores or usable_cores())
         return "process" if cores >= 2 and job.vectorization == "sync" else "inline"
 
-    def _open_policy(self, job: EvalJob, slots: Slots) -> tuple[Policy, str]:
+    def _open_policy_for_trial(self, job: EvalJob, slots: Slots, num_slots: int) -> Policy:
+        return self._open_policy(job, slots, num_slots)[0]
+
+    def _open_policy(self, job: EvalJob, slots: Slots, trial_slots: int | None = None) -> tuple[Policy, str]:
         device = devices.torch_device(*self._device)
         context = PolicyContext(
             observation_space=slots.observation_space,
             action_space=slots.action_space,
-            num_slots=slots.num_slots,
+            num_slots=trial_slots or slots.num_slots,
             device=device,
             language_instruction=job.language_instruction,
             folders=(*self._setup.python_path, ""),
+            batch_rows=trial_slots or slots.num_slots // slots.num_groups,
         )
-        policy = open_policy(job, context)
+        policy = open_policy(job, context, one_copy=trial_slots is not None)
         self._limit_torch_threads(job.resources.num_cpus)
         return policy, device
 

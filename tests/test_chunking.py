@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from arena_ray.chunking import TARGET_CHUNK_S, chunk_length, episode_seed, rebuild_bounds
+from arena_ray.chunking import (
+    FIRST_EPISODES,
+    LONGEST_EPISODES,
+    TARGET_CHUNK_S,
+    chunk_length,
+    episode_seed,
+    rebuild_bounds,
+)
 
 
 def test_seeds_are_pinned_because_results_rest_on_them() -> None:
@@ -30,13 +37,26 @@ def test_rebuilds_split_evenly_longer_first(episodes: int, rebuilds: int, bounds
 
 
 def test_a_chunk_holds_some_seconds_of_work() -> None:
-    assert chunk_length(10**6, num_workers=4, num_slots=2, mean_episode_s=0.5) == int(TARGET_CHUNK_S * 2 / 0.5)
+    assert chunk_length(10**6, num_workers=4, num_slots=1, episode_s=(0.5, 2.0)) == int(TARGET_CHUNK_S / 0.5)
 
 
-def test_the_first_chunk_is_one_episode_a_slot() -> None:
-    assert chunk_length(1000, num_workers=4, num_slots=8, mean_episode_s=None) == 8
+def test_slots_that_wait_for_a_chunks_longest_episode_wait_a_small_share_of_the_chunk() -> None:
+    assert chunk_length(10**6, num_workers=4, num_slots=2, episode_s=(0.5, 2.0)) == int(
+        LONGEST_EPISODES * 2.0 * 2 / 0.5
+    )
+    assert chunk_length(10**6, num_workers=4, num_slots=2, episode_s=(0.01, 0.02)) == int(TARGET_CHUNK_S * 2 / 0.01)
+
+
+def test_the_first_chunk_is_a_few_episodes_a_slot() -> None:
+    assert chunk_length(1000, num_workers=4, num_slots=1, episode_s=None) == 1
+    assert chunk_length(1000, num_workers=4, num_slots=8, episode_s=None) == FIRST_EPISODES * 8
+
+
+def test_one_worker_with_several_slots_takes_everything() -> None:
+    assert chunk_length(1000, num_workers=1, num_slots=8, episode_s=None) == 1000
+    assert chunk_length(1000, num_workers=1, num_slots=1, episode_s=(1.0, 2.0)) == TARGET_CHUNK_S
 
 
 def test_the_tail_is_shared_between_workers() -> None:
-    assert chunk_length(2, num_workers=2, num_slots=1, mean_episode_s=0.001) == 1
-    assert chunk_length(8, num_workers=2, num_slots=8, mean_episode_s=0.001) == 4
+    assert chunk_length(2, num_workers=2, num_slots=1, episode_s=(0.001, 0.001)) == 1
+    assert chunk_length(8, num_workers=2, num_slots=8, episode_s=(0.001, 0.001)) == 4

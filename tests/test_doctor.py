@@ -18,6 +18,8 @@ def test_doctor_tries_everything_and_says_what_to_do() -> None:
     assert findings["renderer: classic control"].ok
     assert findings["encoder: inline"].ok
     assert findings["encoder: imageio-ffmpeg"].ok
+    assert {"NVIDIA driver", "EGL devices", "torch: GPUs"} <= set(findings)
+    assert findings["EGL devices"].found.startswith("0: ") == (offscreen_renderer() == "egl")
     assert findings["renderer: MuJoCo egl"].ok == (offscreen_renderer() == "egl")
     assert all(
         finding.advice for finding in findings.values() if finding.topic != "versions" and finding.topic != "ray"

@@ -228,8 +228,8 @@ def test_recorded_episodes_leave_the_others_in_their_rebuilds() -> None:
 def test_the_mean_duration_is_that_of_the_episodes_that_were_timed() -> None:
     means: list[float | None] = []
 
-    def length(remaining: int, workers: int, slots: int, mean_episode_s: float | None) -> int:
-        means.append(mean_episode_s)
+    def length(remaining: int, workers: int, slots: int, episode_s: tuple[float, float] | None) -> int:
+        means.append(None if episode_s is None else episode_s[0])
         return 1
 
     book = Ledger([job()], chunk_length=length, rebuild_bounds=rebuild_bounds, max_attempts=1, continue_on_error=True)
@@ -281,7 +281,7 @@ def _play(book: Ledger, chunk: Chunk, rng: random.Random, committed: list[int]) 
     waiting = list(chunk.episodes)
     flying: list[int] = []
     while waiting or flying:
-        while waiting and len(flying) < chunk.job.num_envs:
+        while waiting and len(flying) < chunk.job.num_slots:
             flying.append(waiting.pop(0))
             book.started("a", chunk.index, flying[-1])
         if rng.random() < 0.2:
@@ -408,7 +408,7 @@ def test_a_million_episodes_in_ten_thousand_chunks() -> None:
 def test_chunk_length_shrinks_towards_the_end() -> None:
     remaining, lengths = 100, []
     while remaining:
-        lengths.append(chunk_length(remaining, num_workers=2, num_slots=1, mean_episode_s=0.1))
+        lengths.append(chunk_length(remaining, num_workers=2, num_slots=1, episode_s=(0.1, 0.1)))
         remaining -= lengths[-1]
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[0] == 25

@@ -59,6 +59,9 @@ def test_all_ranks_share_one_run_directory_and_rank_0_merges(tmp_path: Path) -> 
         assert re.search(rf"\[Rank {rank}/2\] .*episode {rank}: completed", done.stderr)
     lines = [json.loads(line) for line in (run_dir / "episodes.jsonl").read_text().splitlines()]
     assert [line["episode"] for line in lines] == list(range(7))
+    usage = result.jobs["policy"].usage
+    assert usage is not None
+    assert (usage.chunks, usage.steps) == (2, sum(line["length"] for line in lines))
 
 
 @pytest.mark.heavy

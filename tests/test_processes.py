@@ -442,13 +442,23 @@ def test_who_is_ending_shows_no_mark_and_is_waited_for(started: Started, slow: s
     assert not is_alive(slow.pid)
 
 
+def environment_shows(pid: int, mark: str) -> bool:
+    try:
+        return mark.encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+
+
 def test_who_executes_one_program_after_another_is_found(started: Started, tmp_path: Path) -> None:
     script = tmp_path / "again.sh"
     script.write_text('exec /bin/sh "$0"')
     restless = started.program(["/bin/sh", str(script)], started.mark)
     wait_until(lambda: marked_processes(started.mark) == [restless.pid], BEGIN_S)
-    missed = sum(not processes._carries(restless.pid, started.mark) for _ in range(20_000))
-    assert missed <= 1  # Who looks once misses it some ten times.
+    missed = missed_by_one_look = 0
+    for _ in range(20_000):
+        missed += not processes._carries(restless.pid, started.mark)
+        missed_by_one_look += not environment_shows(restless.pid, started.mark)
+    assert missed <= 1 + missed_by_one_look // 2
     assert end_marked(started.mark, GONE_S) == []
     assert not is_alive(restless.pid)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import gymnasium
@@ -47,6 +47,8 @@ class Outcome:
         videos: What the recorders wrote, with absolute paths.
         started_at: UTC.
         duration_s: Wall time from reset to the last step, seconds.
+        busy_s: Of that, inside the environment's reset and step, recorders included.
+        recording_s: Of `busy_s`, inside the video recorders: taking (`render()`), converting and encoding frames.
         error: Set if environment or policy broke the episode.
     """
 
@@ -61,42 +63,75 @@ class Outcome:
     videos: tuple[VideoFile, ...] = ()
     started_at: datetime.datetime | None = None
     duration_s: float | None = None
+    busy_s: float = 0.0
+    recording_s: float = 0.0
     error: EpisodeError | None = None
+
+
+class SlotsError(Exception):
+    """Environments that are stepped together broke; the cause says how.
+
+    Args:
+        slots: All slots of the group that broke.
+        culprits: Those whose own process died, so that the others' episodes are not to blame; empty: nobody knows.
+    """
+
+    def __init__(self, slots: Sequence[int], culprits: Sequence[int] = ()) -> None:
+        super().__init__(f"slots {[*slots]} broke")
+        self.slots = tuple(slots)
+        self.culprits = tuple(culprits)
 
 
 class Slots(Protocol):
     """A fixed number of sub-environments, each of which runs one episode at a time.
 
+    They step in groups of equal size: what is sent to one group is under way while another group is answered. Slots
+    in the calling process are one group, and are stepped by `receive`.
+
     Attributes:
         num_slots: How many.
+        num_groups: How many groups; group ``g`` has the slots from ``g * num_slots / num_groups`` on.
         observation_space: Of one slot.
         action_space: Of one slot.
         self_resetting: Whether slots begin their next episode by themselves, so that each must have a fixed quota.
     """
 
     num_slots: int
+    num_groups: int
     observation_space: gymnasium.Space[Any]
     action_space: gymnasium.Space[Any]
     self_resetting: bool
 
-    def begin(self, tickets: Mapping[int, Ticket]) -> dict[int, Outcome]:
-        """Begin an episode in each slot that has a ticket; a slot whose episode ended rests until it gets one.
-
-        Returns:
-            Outcomes of slots whose reset broke.
-        """
+    def settled(self) -> Iterable[int]:
+        """Return the groups in which nothing is under way."""
         ...
 
-    def live(self) -> npt.NDArray[np.int64]:
-        """Return the slots that wait for an action, ascending, ``int64[k]``."""
+    def begin(self, tickets: Mapping[int, Ticket]) -> None:
+        """Begin an episode in each slot that has a ticket; its group is settled. A slot whose episode ended rests."""
+        ...
+
+    def live(self, group: int) -> npt.NDArray[np.int64]:
+        """Return the slots of a settled group that wait for an action, ascending, ``int64[k]``."""
         ...
 
     def observe(self, slots: npt.NDArray[np.int64]) -> Any:
-        """Return the observations of these slots, stacked in this order; a copy."""
+        """Return the observations of these slots of one group, stacked in this order; a copy."""
         ...
 
-    def step(self, slots: npt.NDArray[np.int64], actions: Any) -> dict[int, Outcome]:
-        """Step these slots, one action per row; return the outcomes of the slots whose episode ended."""
+    def send(self, slots: npt.NDArray[np.int64], actions: Any) -> None:
+        """Step these slots of one settled group, one action per row."""
+        ...
+
+    def receive(self) -> dict[int, Outcome]:
+        """Wait until something that is under way is done; return the outcomes of the slots whose episode ended.
+
+        Raises:
+            SlotsError: If environments broke in a way that no single episode accounts for.
+        """
+        ...
+
+    def reopen(self, slots: Sequence[int]) -> None:
+        """Build the groups of these slots anew, after a `SlotsError`."""
         ...
 
     def probe_seeding(self, seed: int) -> bool:
@@ -148,6 +183,21 @@ def check_actions(actions: Any, space: gymnasium.Space[Any], num_rows: int) -> A
             f"here {(num_rows, *(shape or ()))} for {space}"
         )
     return batch
+
+
+def select_actions(actions: Any, space: gymnasium.Space[Any], num_rows: int, rows: npt.NDArray[np.int64]) -> Any:
+    """Return some rows of a policy's actions.
+
+    Args:
+        actions: One action of `space` per row, as the policy gave them.
+        space: Action space of one slot.
+        num_rows: How many rows the policy was asked for.
+        rows: Which of them to return, ``int64[k]``.
+
+    Raises:
+        PolicyError: If the actions are not one per row.
+    """
+    return take_rows(check_actions(actions, space, num_rows), space, rows)
 
 
 def as_batch(actions: Any, space: gymnasium.Space[Any]) -> Any:

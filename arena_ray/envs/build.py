@@ -37,17 +37,17 @@ def open_slots(job: EvalJob, folder: Path, encoder: EncoderName = "auto") -> Slo
     """
     job = _with_encoder(job, encoder)
     first = make_env(job)
+    make = functools.partial(_reuse_first, [first], job)
     if is_batched(first):
-        return NativeSlots(first, job, functools.partial(record, job=job, folder=folder))
+        return NativeSlots(make, job, functools.partial(record, job=job, folder=folder))
     observation_space = first.observation_space
-    if job.vectorization == "sync":
-        ready: list[Any] = [first]
-        make = functools.partial(_reuse_first, ready, job)
-    else:
+    spaces = None
+    if job.vectorization == "async":
+        spaces = (observation_space, first.action_space, first.metadata)
         first.close()
         make = functools.partial(make_env, job)
-    factories = [functools.partial(make_slot, job, folder, slot, make) for slot in range(job.num_envs)]
-    return VectorizedSlots(factories, job.vectorization, observation_space)
+    factories = [functools.partial(make_slot, job, folder, slot, make, spaces) for slot in range(job.num_slots)]
+    return VectorizedSlots(factories, job.vectorization, observation_space, job.slot_groups)
 
 
 def _with_encoder(job: EvalJob, encoder: EncoderName) -> EvalJob:
@@ -56,9 +56,28 @@ def _with_encoder(job: EvalJob, encoder: EncoderName) -> EvalJob:
     return job.model_copy(update={"video": dataclasses.replace(job.video, encoder=encoder)})
 
 
-def make_slot(job: EvalJob, folder: Path, slot: int, make: Any) -> EpisodeSlot:
-    """Build one slot; runs in the process that steps it."""
-    if multiprocessing.current_process().name.startswith(f"Worker<{AsyncVectorEnv.__name__}>"):
+class _SpacesOnly(gymnasium.Env[Any, Any]):
+    """Stands in where `AsyncVectorEnv` builds an environment in the worker, only to ask for its spaces."""
+
+    def __init__(self, observation_space: Any, action_space: Any, metadata: dict[str, Any]) -> None:
+        self.observation_space, self.action_space, self.metadata = observation_space, action_space, metadata
+
+
+def make_slot(
+    job: EvalJob, folder: Path, slot: int, make: Any, spaces: tuple[Any, Any, dict[str, Any]] | None = None
+) -> gymnasium.Env[Any, Any]:
+    """Build one slot, in the process that steps it.
+
+    Args:
+        job: The job.
+        folder: Where its videos go.
+        slot: Index of the slot.
+        make: Builds the environment.
+        spaces: Spaces and metadata of slots in child processes; ``None``: slots are stepped in this process.
+    """
+    if spaces is not None:
+        if not multiprocessing.current_process().name.startswith(f"Worker<{AsyncVectorEnv.__name__}>"):
+            return _SpacesOnly(*spaces)
         devices.follow_parent()
     hook = None if job.env.seed_hook is None else entry_points.resolve(job.env.seed_hook)
     return EpisodeSlot(
@@ -108,9 +127,11 @@ def _make_by_id(job: EvalJob) -> Any:
 
 def _make_by_factory(job: EvalJob) -> Any:
     assert job.env.entry_point is not None
-    offered: dict[str, Any] = {"num_envs": job.num_envs} if job.num_envs > 1 else {}
+    offered: dict[str, Any] = {"num_envs": job.num_slots} if job.num_slots > 1 else {}
     if job.video.render_mode is not None:
         offered["render_mode"] = job.video.render_mode
+    names, _ = entry_points.named_parameters(entry_points.resolve(job.env.entry_point))
+    offered |= devices.env_offers(names)
     return entry_points.call_factory(job.env.entry_point, job.env.kwargs, offered)
 
 

@@ -8,8 +8,9 @@ crosses the pipe.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
@@ -26,6 +27,8 @@ TICKETS = "arena_ray.tickets"
 
 #: Key of `info` that carries the `Outcome` of an episode that ended.
 OUTCOME = "arena_ray.outcome"
+
+ResultT = TypeVar("ResultT")
 
 SeedHook = Callable[[gymnasium.Env[Any, Any], int], object]
 
@@ -59,6 +62,7 @@ class EpisodeSlot(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._seed_hook = seed_hook
         self._broken = False
         self._tracker: EpisodeTracker | None = None
+        self._recorded_before_s = 0.0
         self._observation = _zeros(self.observation_space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -69,29 +73,37 @@ class EpisodeSlot(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._tracker = None
             return self._observation, {}
         self._tracker = EpisodeTracker(ticket, self._success, self._metrics)
+        self._recorded_before_s = self._recorders_s()
         try:
             self._replace_if_broken()
             for recorder in video_recorders(self.env):
                 recorder.assign_episodes({self._slot: ticket.episode}, ticket.attempt)
-            self._observation = self._seeded_reset(self.env, ticket.seed)
+            self._observation = self._timed(self._tracker, lambda: self._seeded_reset(self.env, ticket.seed))
         except Exception as error:
             return self._observation, {OUTCOME: self._failed(describe_error(error))}
         return self._observation, {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Step the episode; at its end `info` holds its outcome. A resting slot is not stepped."""
-        if self._tracker is None:
+        """Step the episode; at its end `info` holds its outcome, and the slot rests: it is not stepped.
+
+        To the vector environment no episode ever ends, so that it has nothing to reset.
+        """
+        tracker = self._tracker
+        if tracker is None:
             return self._observation, 0.0, False, False, {}
+        started = time.perf_counter()
         try:
             self._observation, reward, terminated, truncated, info = self.env.step(action)
-            self._tracker.step(float(reward), info)
+            tracker.busy_s += time.perf_counter() - started
+            tracker.step(float(reward), info)
         except Exception as error:
-            return self._observation, 0.0, True, False, {OUTCOME: self._failed(describe_error(error))}
+            return self._observation, 0.0, False, False, {OUTCOME: self._failed(describe_error(error))}
         if not (terminated or truncated):
             return self._observation, 0.0, False, False, {}
-        outcome = self._tracker.outcome(bool(terminated), bool(truncated), self._videos(self._tracker.success))
+        videos = self._last_part(tracker, lambda: self._videos(tracker.success))
+        outcome = tracker.outcome(bool(terminated), bool(truncated), videos)
         self._tracker = None
-        return self._observation, 0.0, bool(terminated), bool(truncated), {OUTCOME: outcome}
+        return self._observation, 0.0, False, False, {OUTCOME: outcome}
 
     def probe_seeding(self, seed: int, slot: int) -> bool:
         """Return whether two resets with one seed gave the same observation; True in every slot but the one asked."""
@@ -132,14 +144,33 @@ class EpisodeSlot(gymnasium.Wrapper[Any, Any, Any, Any]):
             self.env.close()
         self._bare = self._make()
         self.env = self._record(self._bare)
+        self._recorded_before_s = 0.0
         self._broken = False
 
     def _failed(self, error: EpisodeError) -> Outcome:
-        assert self._tracker is not None
-        outcome = self._tracker.failure(error, self._partial_videos())
+        tracker = self._tracker
+        assert tracker is not None
+        outcome = tracker.failure(error, self._last_part(tracker, self._partial_videos))
         self._tracker = None
         self._broken = True
         return outcome
+
+    def _timed(self, tracker: EpisodeTracker, call: Callable[..., ResultT], *arguments: Any) -> ResultT:
+        """Call, and count the time as the episode's; what raises took time too."""
+        started = time.perf_counter()
+        try:
+            return call(*arguments)
+        finally:
+            tracker.busy_s += time.perf_counter() - started
+
+    def _last_part(self, tracker: EpisodeTracker, take_videos: Callable[[], ResultT]) -> ResultT:
+        """Take the episode's videos, after which its times are complete."""
+        videos = self._timed(tracker, take_videos)
+        tracker.recording_s = self._recorders_s() - self._recorded_before_s
+        return videos
+
+    def _recorders_s(self) -> float:
+        return sum(recorder.recording_s for recorder in video_recorders(self.env))
 
     def _videos(self, success: bool | None = None) -> tuple[VideoFile, ...]:
         recorders = video_recorders(self.env)

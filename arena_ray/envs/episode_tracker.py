@@ -25,6 +25,8 @@ class EpisodeTracker:
     Attributes:
         success: The outcome so far; ``None`` when the environment says nothing.
         length: Steps so far.
+        busy_s: Time in the environment so far; whoever steps it adds to this.
+        recording_s: Of `busy_s`, time in the video recorders; to be set before the outcome is asked for.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class EpisodeTracker:
         self._metrics = {spec.key: _Reduction(spec.reduce) for spec in metrics}
         self._return = 0.0
         self.length = 0
+        self.busy_s = self.recording_s = 0.0
         self._started_at = datetime.datetime.now(datetime.timezone.utc)
         self._start = time.perf_counter()
 
@@ -50,6 +53,12 @@ class EpisodeTracker:
         """
         self._return += reward
         self.length += 1
+        if info:
+            self._read(info)
+        elif not self._any_success:
+            self.success = None
+
+    def _read(self, info: Mapping[str, Any]) -> None:
         success = self._read_success(info)
         if not self._any_success:
             self.success = success
@@ -80,6 +89,8 @@ class EpisodeTracker:
             videos=videos,
             started_at=self._started_at,
             duration_s=time.perf_counter() - self._start,
+            busy_s=self.busy_s,
+            recording_s=self.recording_s,
         )
 
     def failure(self, error: EpisodeError, videos: tuple[VideoFile, ...]) -> Outcome:
@@ -92,6 +103,8 @@ class EpisodeTracker:
             videos=videos,
             started_at=self._started_at,
             duration_s=time.perf_counter() - self._start,
+            busy_s=self.busy_s,
+            recording_s=self.recording_s,
             error=error,
         )
 

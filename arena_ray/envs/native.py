@@ -7,7 +7,7 @@ fixed quota of episodes, so that fast episodes are not favoured; what a slot run
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -17,9 +17,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import create_empty_array
 
 from arena_ray import entry_points
-from arena_ray.envs.base import Outcome, Ticket, as_numpy, check_actions, put_rows
+from arena_ray.envs.base import Outcome, SlotsError, Ticket, as_numpy, check_actions, put_rows
 from arena_ray.envs.episode_slot import same
 from arena_ray.envs.episode_tracker import EpisodeTracker
+from arena_ray.envs.shared_time import SharedTime
 from arena_ray.errors import EntryPointError
 from arena_ray.records import VideoFile
 from arena_ray.specs import EvalJob
@@ -33,62 +34,83 @@ class NativeSlots:
     """Slots of a batched environment.
 
     Args:
-        env: The environment.
-        job: The job; its `num_envs` is 1 or equal to the environment's.
+        make: Builds the environment.
+        job: The job; its `num_envs` is 1, ``auto``, or equal to the environment's.
         record: Wraps the environment in the video recorders.
 
     Raises:
         EntryPointError: If the environment's `num_envs` is not the job's, or it lacks the spaces of one slot.
     """
 
-    def __init__(self, env: Any, job: EvalJob, record: Callable[[Any], Any]) -> None:
-        self._bare = env
+    num_groups = 1
+
+    def __init__(self, make: Callable[[], Any], job: EvalJob, record: Callable[[Any], Any]) -> None:
+        self._make, self._record = make, record
+        self._job = job
+        self._hook = None if job.env.seed_hook is None else entry_points.resolve(job.env.seed_hook)
+        self._keys = {*SUCCESS_KEYS, *([job.success.key] if job.success.key else []), *_metric_keys(job)}
+        self._quotas: list[list[Ticket]] = []
+        self._chunk_index = 0
+        self._open()
+
+    def _open(self) -> None:
+        env = self._bare = self._make()
         self.num_slots = int(env.num_envs if isinstance(env, VectorEnv) else env.unwrapped.num_envs)
-        if job.num_envs not in (1, self.num_slots):
+        if self._job.num_envs not in (1, "auto", self.num_slots):
             raise EntryPointError(
-                f"job {job.name!r}: num_envs is {job.num_envs}, but the environment steps {self.num_slots} at once by "
-                "itself; leave num_envs out, or give the factory the same number"
+                f"job {self._job.name!r}: num_envs is {self._job.num_envs}, but the environment steps {self.num_slots} "
+                "at once by itself; leave num_envs out, or give the factory the same number"
             )
         self.observation_space = _single_space(env, "observation")
         self.action_space = _single_space(env, "action")
         self._mode = autoreset_mode(env)
         self.self_resetting = self._mode is not AutoresetMode.DISABLED
-        self._job = job
-        self._hook = None if job.env.seed_hook is None else entry_points.resolve(job.env.seed_hook)
-        self._keys = {*SUCCESS_KEYS, *([job.success.key] if job.success.key else []), *_metric_keys(job)}
-        self._env = record(env)
+        self._env = self._record(env)
         self._recorders = video_recorders(self._env)
+        self._time = SharedTime(self._recorders)
         self._actions = create_empty_array(self.action_space, n=self.num_slots, fn=np.zeros)
         self._trackers: dict[int, EpisodeTracker] = {}
         self._resetting: set[int] = set()
         self._ended: set[int] = set()
-        self._quotas: list[list[Ticket]] = []
         self._begun = False
         self._observations: Any = None
+        self._sent: tuple[npt.NDArray[np.int64], Any] | None = None
 
     def begin_chunk(self, chunk_index: int, quotas: Sequence[Sequence[Ticket]]) -> None:
         """Start anew: the next `begin` resets the whole environment."""
-        self._quotas = [list(quota) for quota in quotas]
+        self._chunk_index, self._quotas = chunk_index, [list(quota) for quota in quotas]
         self._begun = False
+        self._sent = None
         self._resetting.clear()
         self._ended.clear()
         for recorder in self._recorders:
             recorder.begin_chunk(chunk_index)
 
-    def begin(self, tickets: Mapping[int, Ticket]) -> dict[int, Outcome]:
+    def settled(self) -> Iterable[int]:
+        """Return the one group, unless it has been sent actions."""
+        return (0,) if self._sent is None else ()
+
+    def begin(self, tickets: Mapping[int, Ticket]) -> None:
         """Begin an episode in each slot that has a ticket."""
         if not tickets:
-            return {}
+            return
+        try:
+            self._begin(tickets)
+        except Exception as error:
+            raise SlotsError(range(self.num_slots)) from error
+
+    def _begin(self, tickets: Mapping[int, Ticket]) -> None:
         first, self._begun = not self._begun, True
         resets = first or not self.self_resetting
+        self._time.begin(tickets)
         if resets:
-            self._reset(tickets, everything=first)
+            with self._time:
+                self._reset(tickets, everything=first)
         seeded = set(tickets) if self._seeds_each_slot else {min(tickets)}
         for slot, ticket in tickets.items():
             is_seeded = resets and slot in seeded
             self._trackers[slot] = EpisodeTracker(ticket, self._job.success, self._job.metrics, is_seeded)
         self._name_upcoming(tickets)
-        return {}
 
     @property
     def _seeds_each_slot(self) -> bool:
@@ -129,7 +151,7 @@ class NativeSlots:
                 names[slot] = quota[ahead].episode
         self._name(names, tickets)
 
-    def live(self) -> npt.NDArray[np.int64]:
+    def live(self, group: int = 0) -> npt.NDArray[np.int64]:
         """Return the slots that wait for an action."""
         return np.array(sorted(self._trackers.keys() - self._resetting), dtype=np.int64)
 
@@ -137,12 +159,31 @@ class NativeSlots:
         """Return the observations of these slots; those of all slots are not copied."""
         return self._observations if len(slots) == self.num_slots else _rows(self._observations, slots)
 
-    def step(self, slots: npt.NDArray[np.int64], actions: Any) -> dict[int, Outcome]:
-        """Step the whole environment; return the outcomes of these slots whose episode ended."""
-        if self._ended:
-            self._reset({}, everything=False)
+    def send(self, slots: npt.NDArray[np.int64], actions: Any) -> None:
+        """Take the actions of these slots; `receive` steps the whole environment."""
+        self._sent = (slots, actions)
+
+    def receive(self) -> dict[int, Outcome]:
+        """Step the whole environment; return the outcomes of the slots that were sent actions and ended."""
+        if self._sent is None:
+            return {}
+        sent, self._sent = self._sent, None
+        try:
+            return self._step(*sent)
+        except Exception as error:
+            raise SlotsError(range(self.num_slots)) from error
+
+    def reopen(self, slots: Sequence[int]) -> None:
+        """Build the whole environment anew."""
+        self.close()
+        self._open()
+
+    def _step(self, slots: npt.NDArray[np.int64], actions: Any) -> dict[int, Outcome]:
         batch = self._full_batch(slots, actions)
-        self._observations, rewards, terminated, truncated, info = self._env.step(batch)
+        with self._time:
+            if self._ended:
+                self._reset({}, everything=False)
+            self._observations, rewards, terminated, truncated, info = self._env.step(batch)
         self._resetting = set()
         rewards, terminated, truncated = (as_numpy(value) for value in (rewards, terminated, truncated))
         done = np.asarray(terminated, dtype=np.bool_) | np.asarray(truncated, dtype=np.bool_)
@@ -151,7 +192,9 @@ class NativeSlots:
             tracker = self._trackers[slot]
             tracker.step(float(rewards[slot]), self._row_info(info, slot, bool(done[slot])))
             if done[slot]:
-                videos = self._videos(slot, tracker.success)
+                with self._time:
+                    videos = self._videos(slot, tracker.success)
+                self._time.end(slot, tracker)
                 outcomes[slot] = tracker.outcome(bool(terminated[slot]), bool(truncated[slot]), videos)
                 del self._trackers[slot]
         if self._mode is AutoresetMode.NEXT_STEP:
@@ -224,12 +267,14 @@ class NativeSlots:
     def discard(self, slot: int) -> None:
         """Give up the episode of a slot without an outcome."""
         self._trackers.pop(slot, None)
+        self._time.forget(slot)
         for recorder in self._recorders:
             recorder.discard_episode(slot)
 
     def abort(self, slot: int) -> tuple[VideoFile, ...]:
         """Give up the episode of a slot that broke; return its partial videos."""
         self._trackers.pop(slot, None)
+        self._time.forget(slot)
         for recorder in self._recorders:
             recorder.abort_episode(slot)
         return self._videos(slot)

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from arena_ray.ledger.failure_policy import FaultRule, back_off_s
 from arena_ray.records import EpisodeStatus
-from arena_ray.specs import Chunk, EvalJob
+from arena_ray.specs import Chunk, EvalJob, SlotChoice
 
 JobStatus: TypeAlias = Literal["completed", "failed", "incomplete"]
 
@@ -28,12 +28,14 @@ class JobHistory:
             was: the next is one more, so that an old worker and a new one never write to one file.
         next_chunk: The first index that no chunk has had.
         steps_done: Whether a `num_steps` budget was used up.
+        slots: What was chosen where the job leaves its slots open; ``None``: nothing yet.
     """
 
     recorded: Iterable[tuple[int, EpisodeStatus]] = ()
     handed_out: Mapping[int, int] = dataclasses.field(default_factory=dict)
     next_chunk: int = 0
     steps_done: bool = False
+    slots: SlotChoice | None = None
 
 
 #: Each job's history by its name.
@@ -129,7 +131,7 @@ class JobLedger:
         self.job = job
         self.counts = Counts()
         self.failed: str | None = None
-        self.mean_episode_s: float | None = None
+        self._mean_episode_s = self._longest_episode_s = 0.0
         self._num_durations = 0
         self.running: dict[int, _Running] = {}
         self._recorded = _Episodes(job.num_episodes)
@@ -166,6 +168,11 @@ class JobLedger:
         return self._fresh + sum(len(piece.episodes) for piece in self._pieces)
 
     @property
+    def episode_s(self) -> tuple[float, float] | None:
+        """Mean and largest wall time of the completed episodes, seconds; ``None`` before the first."""
+        return (self._mean_episode_s, self._longest_episode_s) if self._num_durations else None
+
+    @property
     def status(self) -> JobStatus:
         """``completed``: every requested episode has a completed record; ``failed``: some cannot; ``incomplete``."""
         if self.failed or self.counts.error or self.counts.timeout:
@@ -181,6 +188,8 @@ class JobLedger:
 
     def take_over(self, history: JobHistory) -> None:
         """Count what stood in the run directory before this driver began."""
+        if history.slots is not None:
+            self.tuned(history.slots)
         for episode, status in history.recorded:
             if self.mark_recorded(episode, status) and self.job.num_episodes is not None:
                 self._fresh -= 1
@@ -193,14 +202,18 @@ class JobLedger:
         self._next_attempts = {episode: tried + 1 for episode, tried in history.handed_out.items()}
 
     def observe_duration(self, duration_s: float) -> None:
-        """Update the mean wall time of a completed episode."""
-        mean = self.mean_episode_s or 0.0
+        """Take in the wall time of a completed episode."""
         self._num_durations += 1
-        self.mean_episode_s = mean + (duration_s - mean) / self._num_durations
+        self._mean_episode_s += (duration_s - self._mean_episode_s) / self._num_durations
+        self._longest_episode_s = max(self._longest_episode_s, duration_s)
 
-    def take(self, length: Callable[[int], int], stop_on_error: bool) -> Chunk | None:
+    def tuned(self, choice: SlotChoice) -> None:
+        """Take over the slots that the job's first worker chose; until then no other worker runs the job."""
+        self.job = self.job.with_slots(choice) if self.job.needs_tuning else self.job
+
+    def take(self, length: Callable[[int], int], stop_on_error: bool, most_slots: int = 1) -> Chunk | None:
         """Return the next chunk: suspects and returned episodes first, then fresh ones."""
-        if self.failed or self.held or not self.waiting:
+        if self.failed or self.held or not self.waiting or (self.job.needs_tuning and self.running):
             return None
         if self.job.num_episodes is None:
             self._steps_attempts += 1
@@ -216,6 +229,7 @@ class JobLedger:
             rebuild=piece.rebuild,
             probe_seeding=self._probe,
             stop_on_error=stop_on_error,
+            most_slots=most_slots,
         )
         self._next_index += 1
         self._probe = False
@@ -346,7 +360,7 @@ class JobLedger:
         in_flight = running.started & running.unrecorded.keys()
         if running.alone and in_flight:
             return in_flight
-        return in_flight | set(list(running.unrecorded)[: self.job.num_envs])
+        return in_flight | set(list(running.unrecorded)[: self.job.num_slots])
 
     def _return(self, running: _Running, episodes: tuple[int, ...], attempt: int) -> None:
         if episodes:

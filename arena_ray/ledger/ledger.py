@@ -6,19 +6,24 @@ The driver tells it what arrived and carries out what it answers.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from arena_ray.ledger.failure_policy import FAULTS
 from arena_ray.ledger.job_ledger import History, JobHistory, JobLedger, Loss
 from arena_ray.records import EpisodeRecord
-from arena_ray.specs import Chunk, EvalJob
+from arena_ray.specs import Chunk, EvalJob, SlotChoice
 
-#: Called with (remaining, num_workers, num_slots, mean_episode_s); returns the length of the next chunk.
-ChunkLength: TypeAlias = Callable[[int, int, int, "float | None"], int]
+#: Called with (remaining, num_workers, num_slots, mean and largest duration of episodes); returns the length of the
+#: next chunk.
+ChunkLength: TypeAlias = Callable[[int, int, int, "tuple[float, float] | None"], int]
 
 #: Called with (num_episodes, num_rebuilds); returns ``[start, stop)`` of the episodes of each rebuild.
 RebuildBounds: TypeAlias = Callable[[int, int], "list[tuple[int, int]]"]
+
+#: Episodes of a chunk whose worker is yet to choose its slots.
+UNTUNED_EPISODES = 16
 
 #: The breaker takes a run for one of at least so many workers: one or two broken jobs end no run.
 FEWEST_WORKERS = 3
@@ -84,10 +89,16 @@ class Ledger:
             return None
         job = self.jobs[job_name]
         self._most_running = max(self._most_running, 1 + sum(len(other.running) for other in self.jobs.values()))
+        num_slots = UNTUNED_EPISODES if job.job.needs_tuning else job.job.num_slots
         return job.take(
-            lambda remaining: self._chunk_length(remaining, num_workers, job.job.num_envs, job.mean_episode_s),
+            lambda remaining: self._chunk_length(remaining, num_workers, num_slots, job.episode_s),
             stop_on_error=not self._continue_on_error,
+            most_slots=math.ceil((job.job.num_episodes or 1) / num_workers),
         )
+
+    def tuned(self, job_name: str, choice: SlotChoice) -> None:
+        """Be told which slots a job's first worker chose."""
+        self.jobs[job_name].tuned(choice)
 
     def take_over(self, history: History) -> None:
         """Count what stands in the run directory already; to be called before anything else."""

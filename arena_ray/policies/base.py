@@ -18,6 +18,11 @@ class Policy(Protocol):
     """Answers observations with actions, batched over slots.
 
     An implementation needs `act` alone; `reset` and `close` are called where they exist.
+
+    Batches have one shape: beside the slots whose episodes wait for an action, `act` is asked for slots of the same
+    group that rest, and what it answers for these is passed over. A slot that has had no episode yet is `reset` with
+    seed 0 before. A policy whose rows do not depend on each other's number says so with ``pad_batches = False``, and
+    is only asked for slots that wait.
     """
 
     def act(self, observations: Any, slots: npt.NDArray[np.int64]) -> Any:
@@ -52,6 +57,7 @@ class PolicyContext:
         device: ``cpu`` or ``cuda:N``, as torch names it, within what the worker may see.
         language_instruction: The job's instruction, or ``None``.
         folders: Where relative paths of files are looked for, in this order.
+        batch_rows: Rows of a full batch: the slots of a group.
     """
 
     observation_space: gymnasium.Space[Any]
@@ -60,6 +66,7 @@ class PolicyContext:
     device: str
     language_instruction: str | None
     folders: tuple[str, ...] = ("",)
+    batch_rows: int = 1
 
     def find(self, path: str) -> Path:
         """Return a file, looked for in `folders` if the path is relative.

@@ -23,12 +23,13 @@ _BUILT_IN: dict[str, Callable[..., Any]] = {
 }
 
 
-def open_policy(job: EvalJob, context: PolicyContext) -> Policy:
+def open_policy(job: EvalJob, context: PolicyContext, *, one_copy: bool = False) -> Policy:
     """Build a job's policy; what it lacks of `reset` and `close` is filled in.
 
     Args:
         job: The job.
         context: What its factory is offered.
+        one_copy: Whether a callable with a `reset` is only built for slot 0.
 
     Raises:
         EntryPointError: If it cannot be found, or what is built is not a policy.
@@ -42,7 +43,7 @@ def open_policy(job: EvalJob, context: PolicyContext) -> Policy:
             f"job {job.name!r}: policy {_name(job)} gave {type(built).__name__}, which has no act(observations, slots) "
             "and cannot be called as observation -> action; return one of them"
         )
-    others = [build() for _ in range(context.num_slots - 1)] if hasattr(built, "reset") else []
+    others = [build() for _ in range(context.num_slots - 1)] if hasattr(built, "reset") and not one_copy else []
     return CallablePolicy([built, *others], context.action_space)
 
 
@@ -79,6 +80,7 @@ class _Complete:
         self.act = policy.act
         self.reset = getattr(policy, "reset", _nothing)
         self.close = getattr(policy, "close", _nothing)
+        self.pad_batches = getattr(policy, "pad_batches", True)
 
 
 def _nothing(*_: Any) -> None:

@@ -20,6 +20,8 @@ class CallablePolicy:
         action_space: Of one slot.
     """
 
+    pad_batches = False
+
     def __init__(self, functions: Sequence[Callable[[Any], Any]], action_space: gymnasium.Space[Any]) -> None:
         self._functions = list(functions)
         self._action_space = action_space

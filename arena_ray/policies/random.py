@@ -21,6 +21,8 @@ class RandomPolicy:
         num_slots: Slots of the worker.
     """
 
+    pad_batches = False
+
     def __init__(self, action_space: gymnasium.Space[Any], num_slots: int) -> None:
         self._action_space = action_space
         self._spaces = [copy.deepcopy(action_space) for _ in range(num_slots)]

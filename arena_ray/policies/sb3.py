@@ -16,22 +16,28 @@ ALGORITHMS = ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3")
 
 
 class Sb3Policy:
-    """Asks a Stable-Baselines3 model, row by row, so that an answer does not depend on the other slots.
+    """Asks a Stable-Baselines3 model: on a CPU row by row, so that an answer does not depend on the other slots.
+
+    On a GPU it asks for whole batches of one shape instead, unless it samples.
 
     Args:
         model: The model.
         normalize: Normalises observations with the statistics of training; ``None``: as they are.
         deterministic: Whether to take the mode of the action distribution instead of a sample.
+        pad_batches: Whether to answer whole batches.
     """
 
-    def __init__(self, model: Any, normalize: Any, deterministic: bool) -> None:
+    def __init__(self, model: Any, normalize: Any, deterministic: bool, pad_batches: bool = False) -> None:
         self._model = model
         self._normalize = normalize
         self._deterministic = deterministic
+        self.pad_batches = pad_batches
         self._random_states: dict[int, Any] = {}
 
     def act(self, observations: Any, slots: npt.NDArray[np.int64]) -> Any:
         """Return one action per row."""
+        if self.pad_batches:
+            return self._predict(observations, 0)
         predict = self._predict if self._deterministic else self._sample
         return np.stack([predict(row(observations, at), slot) for at, slot in enumerate(slots.tolist())])
 
@@ -88,7 +94,7 @@ def open_sb3(
     device = context.device if deterministic else "cpu"
     model = _load_model(stable_baselines3, str(context.find(path)), algorithm, device)
     normalize = None if vec_normalize is None else _load_normalize(str(context.find(vec_normalize)))
-    return Sb3Policy(model, normalize, deterministic)
+    return Sb3Policy(model, normalize, deterministic, pad_batches=device != "cpu")
 
 
 def _load_model(stable_baselines3: Any, path: str, algorithm: str | None, device: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import numpy.typing as npt
+from gymnasium.vector.utils import create_empty_array
 
 from arena_ray import entry_points
 from arena_ray.errors import EntryPointError
@@ -20,18 +21,27 @@ class TorchPolicy:
 
     For a `Discrete` action space whose module answers with one score per action, the action is the highest score's.
     On a CPU rows are answered one at a time: a matrix product over several rows may round a row differently, and then
-    an episode would depend on how many slots run beside it.
+    an episode would depend on how many slots run beside it. On a GPU batches are filled up to one shape instead.
 
     Args:
         module: Takes ``float32[k, ...]`` observations (a dict of such for dict observations), gives ``[k, ...]``.
-        context: Spaces and device.
+        context: Spaces, device, and rows of a batch.
+
+    Attributes:
+        pad_batches: Whether batches are to be filled up.
     """
 
     def __init__(self, module: Any, context: PolicyContext) -> None:
         self._module = module
-        self._action_space = context.action_space
+        self._observation_space, self._action_space = context.observation_space, context.action_space
         self._device = context.device
         self._one_by_one = context.device == "cpu"
+        self.pad_batches = not self._one_by_one
+
+    def warm_up(self, rows: int) -> None:
+        """Answer a batch of zeros, so that what is compiled at the first call is compiled now."""
+        zeros = create_empty_array(self._observation_space, n=1 if self._one_by_one else rows, fn=np.zeros)
+        self.act(zeros, np.arange(rows))
 
     def act(self, observations: Any, slots: npt.NDArray[np.int64]) -> Any:
         """Return one action per row."""
@@ -64,6 +74,7 @@ def open_torch(
     entry_point: str | None = None,
     state_dict: str | None = None,
     kwargs: Mapping[str, Any] | None = None,
+    compile: bool = False,
 ) -> TorchPolicy:
     """Build the policy of type ``torch``.
 
@@ -73,9 +84,12 @@ def open_torch(
         entry_point: A factory of a module; it gets `kwargs`, and the two spaces if its signature names them.
         state_dict: The module's weights, loaded with ``weights_only=True``.
         kwargs: Of the factory.
+        compile: Whether to compile the module (`torch.compile`) for the one shape that its batches have; on a GPU into
+            a CUDA graph, so that an answer costs one launch.
 
     Raises:
-        EntryPointError: If neither or both of `path` and `entry_point` are given, or a file cannot be found.
+        EntryPointError: If neither or both of `path` and `entry_point` are given, a file cannot be found, or the
+            module cannot be compiled.
     """
     import torch
 
@@ -96,7 +110,19 @@ def open_torch(
             weights = torch.load(context.find(state_dict), map_location=context.device, weights_only=True)
             module.load_state_dict(weights)
         module = module.to(context.device)
-    return TorchPolicy(module.eval(), context)
+    module.eval()
+    if not compile:
+        return TorchPolicy(module, context)
+    mode = None if context.device == "cpu" else "reduce-overhead"
+    policy = TorchPolicy(torch.compile(module, dynamic=False, mode=mode), context)
+    try:
+        policy.warm_up(context.batch_rows)
+    except Exception as error:
+        raise EntryPointError(
+            f"policy type 'torch': the module cannot be compiled ({type(error).__name__}: {error}); install a C++ "
+            "compiler (apt-get install g++) if that is what it lacks, or leave out 'compile'"
+        ) from error
+    return policy
 
 
 def _one_row(batch: Any, index: int) -> Any:

@@ -17,6 +17,8 @@ class ZeroPolicy:
         action_space: Of one slot.
     """
 
+    pad_batches = False
+
     def __init__(self, action_space: gymnasium.Space[Any]) -> None:
         self._action_space = action_space
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from arena_ray import devices
 from arena_ray.errors import ArenaError
 from arena_ray.pools.base import ChunkEvents, ChunkFinished, Place, PoolEvent, WorkerLost
 from arena_ray.rollout import Events
@@ -113,3 +114,4 @@ class InlinePool:
             self._worker.close()
             self._worker = None
             sys.path[:] = self._search_path
+        devices.unpin_process()  # A later run in this process may be on Ray, whose workers would inherit it.

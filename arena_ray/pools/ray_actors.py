@@ -133,7 +133,7 @@ class RayPool:
     def _can_take(self, worker: Worker, job: EvalJob) -> bool:
         if worker.chunk is not None or worker.retiring or self._settings.isolation == "chunk":
             return False
-        same_job = worker.job == job
+        same_job = worker.job.name == job.name
         return same_job or (self._settings.isolation == "run" and worker.job.resources == job.resources)
 
     def submit(self, chunk: Chunk, avoid: Place | None = None) -> None:
@@ -168,7 +168,9 @@ class RayPool:
 
     def _waits_for_another_place(self, order: Order) -> bool:
         """Return whether a chunk that was declined is to run on a worker elsewhere that is busy now."""
-        busy = [worker for worker in self._workers if worker.order is not None and worker.job == order.chunk.job]
+        busy = [
+            worker for worker in self._workers if worker.order is not None and worker.job.name == order.chunk.job.name
+        ]
         return order.declined > 0 and any(worker.place and worker.place not in order.avoid for worker in busy)
 
     def _fits_another(self, job: EvalJob, holders: int = 0, *, when_buried: bool = False) -> bool:

@@ -51,16 +51,18 @@ def _guard(mark: str) -> str | None:
 
 
 class _Actor:
-    def __init__(self, setup: Any, mark: str, stop_key: bytes, wants_gpu: bool, cores: float) -> None:
+    def __init__(self, setup: Any, mark: str, stop_key: bytes, num_gpus: float, cores: float) -> None:
         problem = _guard(mark)
         from arena_ray import devices
 
-        if not wants_gpu:
+        context = ray.get_runtime_context()
+        gpus = tuple(str(gpu) for gpu in context.get_accelerator_ids().get("GPU", [])) if num_gpus else ()
+        if not num_gpus:
             devices.hide_gpus()
+        elif gpus:
+            devices.pin_process(gpus, share=num_gpus)
         from arena_ray.worker import EvalWorker
 
-        context = ray.get_runtime_context()
-        gpus = tuple(str(gpu) for gpu in context.get_accelerator_ids().get("GPU", [])) if wants_gpu else ()
         self._place = Place(node_id=context.get_node_id(), host=socket.gethostname(), gpus=gpus)
         self._worker = EvalWorker(setup, gpus, cores=cores, replaceable=True)
         self._stop_key = stop_key
@@ -117,7 +119,7 @@ def start_actor(
         options["memory"] = int(resources.memory_gb * 1e9)
     if bad_nodes:
         options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(bad_nodes))})"}
-    return _REMOTE_ACTOR.options(**options).remote(setup, mark, stop_key, resources.num_gpus > 0, cores)
+    return _REMOTE_ACTOR.options(**options).remote(setup, mark, stop_key, resources.num_gpus, cores)
 
 
 def _end_marked(mark: str) -> list[int]:

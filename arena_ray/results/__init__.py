@@ -6,5 +6,6 @@ from arena_ray.results.run_result import JobResult as JobResult
 from arena_ray.results.run_result import RunResult as RunResult
 from arena_ray.results.tally import JobTally as JobTally
 from arena_ray.results.tally import tallies_for as tallies_for
+from arena_ray.results.usage import JobUsage as JobUsage
 
-__all__ = ["JobResult", "JobTally", "ReplayResult", "RunResult", "named", "tallies_for"]
+__all__ = ["JobResult", "JobTally", "JobUsage", "ReplayResult", "RunResult", "named", "tallies_for"]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arena_ray.errors import nearest
+from arena_ray.errors import RunDirError, nearest
 from arena_ray.records import SCHEMA_VERSION, EpisodeRecord, Metric
 from arena_ray.results import table
+from arena_ray.results.bottleneck import bottleneck
 from arena_ray.results.tally import JobTally, tallies_for
+from arena_ray.results.usage import JobUsage
 from arena_ray.run_dir import RunDir
 from arena_ray.specs import EvalJob
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
     import pandas
     from rich.console import RenderableType
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +41,8 @@ class JobResult:
         tags: The job's tags.
         videos: Paths of the videos, relative to the run directory, in episode order.
         run_dir: The run directory.
+        usage: Where the time of its chunks went, summed over chunks and workers; ``None`` if no chunk told.
+        bottleneck: What bounds its speed, in words; ``None`` where it ran too short to tell.
     """
 
     name: str
@@ -47,6 +54,8 @@ class JobResult:
     tags: Mapping[str, Any]
     videos: tuple[str, ...]
     run_dir: Path = dataclasses.field(compare=False)
+    usage: JobUsage | None = None
+    bottleneck: str | None = None
 
     @functools.cached_property
     def episodes(self) -> tuple[EpisodeRecord, ...]:
@@ -85,6 +94,7 @@ class RunResult:
         for record in folder.records():
             if record.job in tallies:
                 tallies[record.job].add(record)
+        _add_usage(folder, tallies)
         return cls.from_tallies(folder.path, run["status"], jobs, tallies, _verdicts(folder), tuple(run["notes"]))
 
     @classmethod
@@ -187,8 +197,19 @@ def _job_result(job: EvalJob, tally: JobTally, verdict: tuple[str, str | None] |
         status = said
     else:
         status = "completed" if counts["completed"] >= job.num_episodes else "incomplete"
+    usage = tally.usage.total()
     return JobResult(
-        job.name, status, job.num_episodes, counts, tally.metrics(), error, job.tags, tuple(tally.videos()), run_dir
+        name=job.name,
+        status=status,
+        requested=job.num_episodes,
+        counts=counts,
+        metrics=tally.metrics(),
+        error=error,
+        tags=job.tags,
+        videos=tuple(tally.videos()),
+        run_dir=run_dir,
+        usage=usage,
+        bottleneck=None if usage is None else bottleneck(usage, job),
     )
 
 
@@ -199,7 +220,18 @@ def _summary(job: JobResult) -> dict[str, Any]:
         "metrics": {name: dataclasses.asdict(metric) for name, metric in job.metrics.items()},
         "error": job.error,
         "videos": [*job.videos],
+        "usage": None if job.usage is None else job.usage.to_json(),
     }
+
+
+def _add_usage(folder: RunDir, tallies: Mapping[str, JobTally]) -> None:
+    """Add what the events say of the time of chunks; events that cannot be read cost only that."""
+    try:
+        for line in folder.events():
+            if line["kind"] == "chunk_finished" and "usage" in line and line.get("job") in tallies:
+                tallies[line["job"]].usage.add(line["usage"])
+    except (RunDirError, KeyError, TypeError) as error:
+        logger.warning("%s: where the time of the run went is known only in part: %r", folder.events_file, error)
 
 
 def _verdicts(folder: RunDir) -> dict[str, tuple[str, str | None]]:

@@ -100,9 +100,10 @@ def _episodes(job: JobResult) -> str:
 
 
 def _notes(result: RunResult) -> Text | None:
-    """Return the jobs' own metrics, why jobs failed, and what limits the results."""
+    """Return what bounds each job's speed, the jobs' own metrics, why jobs failed, and what limits the results."""
     from rich.text import Text
 
     errors = [f"{job.name} failed: {job.error}" for job in result.jobs.values() if job.error is not None]
-    lines = [*_own_metrics(result), *errors, *(f"note: {note}" for note in result.notes)]
+    bounds = [f"{job.name}: {job.bottleneck}" for job in result.jobs.values() if job.bottleneck is not None]
+    lines = [*bounds, *_own_metrics(result), *errors, *(f"note: {note}" for note in result.notes)]
     return Text("\n".join(lines)) if lines else None

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from arena_ray import statistics
 from arena_ray.records import EpisodeRecord, Metric
+from arena_ray.results.usage import UsageTally
 from arena_ray.specs import EvalJob
 
 _STATUSES = ("completed", "error", "timeout")
@@ -23,6 +24,9 @@ class JobTally:
 
     Args:
         metric_names: Names of the job's own metrics.
+
+    Attributes:
+        usage: Where the time of its chunks went.
     """
 
     def __init__(self, metric_names: Iterable[str]) -> None:
@@ -34,6 +38,7 @@ class JobTally:
         self._metrics = {name: array("d") for name in metric_names}
         self._videos: dict[int, tuple[str, ...]] = {}
         self._errors: dict[int, str] = {}
+        self.usage = UsageTally()
 
     def add(self, record: EpisodeRecord) -> None:
         """Add a record."""

@@ -44,6 +44,9 @@ class SubEnvRecorders(Protocol):
     def left_behind(self, error: BaseException) -> tuple[tuple[int, VideoFile], ...]:
         """Return the reports, with their slots, of recorders that an exception has put out of reach."""
 
+    def recording_s(self) -> float:
+        """Return how much wall time of a batched step recording has taken so far, seconds."""
+
 
 class InProcessRecorders:
     """Wraps the sub-environments of a `SyncVectorEnv` in place.
@@ -65,6 +68,10 @@ class InProcessRecorders:
         """Return nothing: every recorder stays within reach."""
         return ()
 
+    def recording_s(self) -> float:
+        """Return what all of them took: they record one after the other."""
+        return float(sum(recorder.recording_s for recorder in self._recorders))
+
 
 class ChildProcessRecorders:
     """Starts the processes of an `AsyncVectorEnv` again, with a recorder inside each.
@@ -77,10 +84,22 @@ class ChildProcessRecorders:
     def __init__(self, vector_env: AsyncVectorEnv[Any, Any], wrap: Callable[[Any, int], Any]) -> None:
         self._vector_env: Any = vector_env
         self._lost: set[int] = set()
+        self._recording_s = [0.0] * vector_env.num_envs
         _start_again(vector_env, [_RecordedEnvFn(fn, index, wrap) for index, fn in enumerate(vector_env.env_fns)])
 
     def call(self, index: int, name: str, *arguments: Any) -> Any:
         """Call a method of the recorder in child `index`; ``None`` if the child is gone or busy with a step."""
+        answer = self._ask(index, name, *arguments)
+        if name == "take_videos":
+            self._recording_s[index] = self._ask(index, "recording_s") or self._recording_s[index]
+        return answer
+
+    def recording_s(self) -> float:
+        """Return the mean of what was known when videos were taken last: they record beside each other."""
+        return sum(self._recording_s) / len(self._recording_s)
+
+    def _ask(self, index: int, name: str, *arguments: Any) -> Any:
+        """Return an attribute of the recorder in a child; what it returns, if that is a method."""
         pipe = self._vector_env.parent_pipes[index]
         if self._vector_env.closed or pipe is None or pipe.closed or self._vector_env._state.value != "default":
             return None

@@ -48,6 +48,7 @@ class SubEnvViewportRecorder(ViewportVideoRecorder, VectorWrapper[Any, Any, Any,
         base = env.unwrapped
         kind = InProcessRecorders if isinstance(base, SyncVectorEnv) else ChildProcessRecorders
         self._inside: SubEnvRecorders = kind(base, wrap)
+        self._counted_s = 0.0
 
     def _open_backend(self) -> EncoderBackend:
         return NoBackend()
@@ -88,6 +89,11 @@ class SubEnvViewportRecorder(ViewportVideoRecorder, VectorWrapper[Any, Any, Any,
         """Say which episode starts next in a slot; from then on only assigned episodes are recorded."""
         self._call_all("assign_episodes", dict(episodes), attempt)
 
+    def begin_chunk(self, chunk_index: int) -> None:
+        """Say which chunk begins; what was shown before is none of its time."""
+        super().begin_chunk(chunk_index)
+        self._count_time_inside()
+
     def take_videos(self, slot: int, success: bool | None = None) -> tuple[VideoFile, ...]:
         """Return what was finished for a slot since the last call, partial files included."""
         if not self._closed:
@@ -122,12 +128,19 @@ class SubEnvViewportRecorder(ViewportVideoRecorder, VectorWrapper[Any, Any, Any,
     def _fetch(self, index: int, success: bool | None = None) -> None:
         slot = self._first_slot + index
         self._videos.report(slot, tuple(self._inside.call(index, "take_videos", slot, success) or ()))
+        self._count_time_inside()
+
+    def _count_time_inside(self) -> None:
+        inside_s = self._inside.recording_s()
+        self.recording_s += inside_s - self._counted_s
+        self._counted_s = inside_s
 
     def _record_reset(self, chosen: frozenset[int] | None, observation: Any) -> None:
-        pass
+        self._count_time_inside()
 
     def _record_step(self, observation: Any, reward: Any, terminated: Any, truncated: Any, info: Any) -> None:
         self.step_id += 1
+        self._count_time_inside()
 
 
 def _wrap_sub_env(

@@ -6,6 +6,7 @@ A recorder wraps a `gymnasium.Env` or a `VectorEnv`; its constructor picks the s
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -52,6 +53,10 @@ class VideoRecorder:
         success_key: Where success stands in `info`.
         selection: Which episodes to record, instead of `cfg.record`.
         keep_cut_off: Whether a reset in mid-episode keeps the video.
+
+    Attributes:
+        recording_s: Wall time that recording has taken here: to take (`render()`), convert and encode frames, or to
+            hand them to the process that encodes, and to finish files.
     """
 
     kind: ClassVar[Literal["viewport", "camera"]]
@@ -101,6 +106,7 @@ class VideoRecorder:
         self._captions: dict[int, Caption] = {}
         self._awaits_reset: set[int] = set()
         self._closed = False
+        self.recording_s = 0.0
 
     def _open_backend(self) -> EncoderBackend:
         return open_backend(self._cfg.encoder)
@@ -113,7 +119,9 @@ class VideoRecorder:
         except BaseException as error:
             self._keep_running(error)
             raise
+        started = time.perf_counter()
         self._record_reset(chosen, observation)
+        self.recording_s += time.perf_counter() - started
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -123,7 +131,9 @@ class VideoRecorder:
         except BaseException as error:
             self._keep_running(error)
             raise
+        started = time.perf_counter()
         self._record_step(*result)
+        self.recording_s += time.perf_counter() - started
         return result
 
     def close(self, **keywords: Any) -> None:
@@ -161,7 +171,10 @@ class VideoRecorder:
             success: The outcome of its last episode. Where episodes are assigned it decides what is kept
                 (``record: failures``) and how the file is called (`outcome_in_name`).
         """
-        return self._videos.take(slot, success)
+        started = time.perf_counter()
+        videos = self._videos.take(slot, success)
+        self.recording_s += time.perf_counter() - started
+        return videos
 
     def discard_episode(self, slot: int) -> None:
         """Remove the running video of a slot; it is not reported."""

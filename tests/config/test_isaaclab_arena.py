@@ -186,7 +186,7 @@ VALID = (
             {"num_steps": ...}, ["give exactly one of 'num_episodes' and 'num_steps'; found neither"], id="no budget"
         ),
         pytest.param(
-            {"arena_env_args": env_args(num_envs=0)}, ["num_envs: found 0; must be at least 1"], id="no slots"
+            {"arena_env_args": env_args(num_envs=0)}, ["num_envs: found 0; must be at least 1 or 'auto'"], id="no slots"
         ),
     ],
 )

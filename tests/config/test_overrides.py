@@ -115,7 +115,9 @@ def test_one_text_is_a_list_of_one() -> None:
         pytest.param(
             "*:seed=.nan", "found nan; must be a finite number; JSON has no NaN and no infinity", id="not a number"
         ),
-        pytest.param("*:num_envs=0", "num_envs: found 0; must be at least 1", id="bad value, said once for all jobs"),
+        pytest.param(
+            "*:num_envs=0", "num_envs: found 0; must be at least 1 or 'auto'", id="bad value, said once for all jobs"
+        ),
         pytest.param(
             "pick-cube:policy.type=zeroo",
             "policy.type: found 'zeroo'; did you mean 'zero'? Valid: random, sb3, torch, zero",

@@ -304,14 +304,14 @@ BAD_DOCUMENTS: list[tuple[str, dict[str, Any], list[str]]] = [
         document(job("a"), job("b"), defaults={"num_env": 2}),
         [
             "defaults: unknown key 'num_env' (found 2); did you mean 'num_envs'? Valid: env, language_instruction, "
-            "metrics, name, num_envs, num_episodes, num_rebuilds, num_steps, policy, resources, seed, success, tags, "
-            "vectorization, video"
+            "metrics, name, num_envs, num_episodes, num_groups, num_rebuilds, num_steps, policy, resources, seed, "
+            "success, tags, vectorization, video"
         ],
     ),
     (
         "defaults wrong although every job has its own",
         document(job(num_envs=2), defaults={"num_envs": 0}),
-        ["defaults: num_envs: found 0; must be at least 1"],
+        ["defaults: num_envs: found 0; must be at least 1 or 'auto'"],
     ),
     (
         "defaults with a name",

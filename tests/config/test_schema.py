@@ -40,7 +40,7 @@ def test_every_property_is_there_and_has_its_docs() -> None:
 
 def test_docs_are_those_of_the_specs() -> None:
     definitions = json_schema()["$defs"]
-    assert definitions["EvalJob"]["properties"]["num_envs"]["description"] == "Slots per worker."
+    assert definitions["EvalJob"]["properties"]["num_rebuilds"]["description"].startswith("Build the environment anew")
     assert definitions["VideoRecordingCfg"]["properties"]["record_viewport_video"]["description"] == (
         "Record what `env.render()` shows."
     )

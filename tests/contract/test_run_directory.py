@@ -169,7 +169,7 @@ def test_summary(mixed: RunResult) -> None:
     assert document["status"] == "failed"
     assert list(document["jobs"]) == ["good", "bad", "empty"]
     for job in document["jobs"].values():
-        assert set(job) == {"status", "episodes", "metrics", "error", "videos"}
+        assert set(job) == {"status", "episodes", "metrics", "error", "videos", "usage"}
         assert set(job["episodes"]) == {"requested", "completed", "error", "timeout"}
         for metric in job["metrics"].values():
             assert set(metric) == {"value", "low", "high", "n", "confidence", "method"}

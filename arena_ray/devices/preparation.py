@@ -1,4 +1,4 @@
-"""What a worker process is told about its devices before any simulator or torch is imported."""
+"""What every process that runs environments needs, and the device that policies are offered."""
 
 from __future__ import annotations
 
@@ -47,11 +47,6 @@ def offscreen_renderer() -> str | None:
         if ctypes.util.find_library(library):
             return name
     return None
-
-
-def hide_gpus(environ: MutableMapping[str, str] | None = None) -> None:
-    """Hide every GPU from a worker that asked for none: Ray 2.60 no longer does (ray-project/ray#62492)."""
-    (os.environ if environ is None else environ)["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def torch_device(gpus: Sequence[str], local_rank: int | None = None) -> str:
