@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 from arena_ray.envs.base import Outcome
-from arena_ray.records import ChunkUsage
+from arena_ray.worker_events import ChunkUsage
 
 Activity: TypeAlias = Literal["environment", "policy", "waiting", "other"]
 

@@ -82,8 +82,8 @@ class _Command(click.Command):
         raise click.UsageError(f"there is no flag {flag}; {nearest(flag, flags)}", ctx)
 
 
-class _ChunkSize(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
-    """A positive number of episodes, or ``auto``."""
+class _NumberOrAuto(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """A positive number, or ``auto``."""
 
     name = "N|auto"
 
@@ -93,7 +93,7 @@ class _ChunkSize(click.ParamType):  # type: ignore[type-arg]  # generic from cli
         try:
             return int(value)
         except ValueError:
-            self.fail(f"{value!r} is neither a number of episodes nor 'auto'", param, ctx)
+            self.fail(f"{value!r} is neither a number nor 'auto'", param, ctx)
 
 
 def _run_flags(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -132,7 +132,7 @@ def _words(field: Any) -> str:
 
 def _flag_type(name: str, annotation: Any) -> dict[str, Any]:
     if name == "chunk_size":
-        return {"type": _ChunkSize()}
+        return {"type": _NumberOrAuto()}
     choices = typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
     if choices:
         return {"type": click.Choice(choices)}
@@ -188,7 +188,7 @@ def run(jobs: str | None, overrides: Sequence[str], eval_jobs_config: str | None
 @click.option("--policy_kwargs", metavar="JSON", help="Keyword arguments of the policy.")
 @click.option("--num_episodes", type=int, help="Episodes to run.")
 @click.option("--num_steps", type=int, help="Environment steps to run, over all slots of the worker.")
-@click.option("--num_envs", type=int, help="Slots per worker.")
+@click.option("--num_envs", type=_NumberOrAuto(), help="Slots per worker; auto: measured.")
 @click.option("--seed", type=int, help="Seed of the job.")
 @click.option("--language_instruction", help="Handed to the policy.")
 @_run_flags

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from arena_ray.records import EpisodeRecord, EpisodesReturned, EpisodeStarted, Event, Progress, WorkerReady
-from arena_ray.specs import Chunk, RunSettings
+from arena_ray.dispatch import Chunk
+from arena_ray.records import EpisodeRecord
+from arena_ray.specs import RunSettings
+from arena_ray.worker_events import EpisodesReturned, EpisodeStarted, Event, Progress, WorkerReady
 
 
 class Deadlines:

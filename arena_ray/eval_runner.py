@@ -22,15 +22,18 @@ from typing import Any, Generic, TypeVar
 from arena_ray import chunking
 from arena_ray.config import EvalPlan, load_plan
 from arena_ray.deadlines import Deadlines
+from arena_ray.dispatch import Chunk
 from arena_ray.errors import StorageError
 from arena_ray.index_ranges import ranges_text
-from arena_ray.journal import RunJournal, RunObserver, new_run
+from arena_ray.journal import new_run
 from arena_ray.ledger import FAULTS, Exhausted, History, Ledger, Loss, Quarantine
+from arena_ray.narration import RunJournal, RunObserver
 from arena_ray.pools import ChunkEvents, ChunkFinished, Place, PoolEvent, WorkerLost, WorkerPool, open_pool
-from arena_ray.records import (
+from arena_ray.records import EpisodeError, EpisodeRecord, WorkerInfo
+from arena_ray.results import RunResult
+from arena_ray.specs import EvalJob
+from arena_ray.worker_events import (
     ChunkUsage,
-    EpisodeError,
-    EpisodeRecord,
     EpisodesReturned,
     EpisodeStarted,
     Event,
@@ -39,11 +42,8 @@ from arena_ray.records import (
     Notice,
     Retiring,
     Tuned,
-    WorkerInfo,
     WorkerReady,
 )
-from arena_ray.results import RunResult
-from arena_ray.specs import Chunk, EvalJob
 
 ResultT = TypeVar("ResultT")
 
@@ -311,6 +311,8 @@ class Run(Generic[ResultT]):
         if verdict.suspects or verdict.requeued:
             waits = {"back_off_s": verdict.back_off_s} if verdict.back_off_s else {}
             self._journal.event("requeued", chunk, suspects=[*verdict.suspects], waiting=[*verdict.requeued], **waits)
+        if verdict.slots is not None:
+            self._journal.tuned(chunk, Tuned(choice=verdict.slots))
         if verdict.back_off_s:
             self._held.append((time.monotonic() + verdict.back_off_s, chunk.job.name))
         if self._ledger.broken is not None and verdict.at_start:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from arena_ray.nvml import Gpus
-from arena_ray.records import MemorySample
+from arena_ray.worker_events import MemorySample
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from arena_ray.config import EvalPlan
+from arena_ray.dispatch import Chunk, WorkerSetup
 from arena_ray.errors import ConfigError
 from arena_ray.journal import Journal, python_path
 from arena_ray.json_files import LineLog
-from arena_ray.records import ChunkUsage, EpisodeRecord, Failure, Notice
+from arena_ray.records import EpisodeRecord
 from arena_ray.run_dir import RunDir, read_records
-from arena_ray.specs import Chunk, EvalJob, WorkerSetup
+from arena_ray.specs import EvalJob
 from arena_ray.video.encoder import usable_cores
 from arena_ray.worker import EvalWorker
+from arena_ray.worker_events import ChunkUsage, Failure, Notice
 
 logger = logging.getLogger("arena_ray")
 

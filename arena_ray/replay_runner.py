@@ -23,16 +23,18 @@ from pydantic import ValidationError
 
 from arena_ray.config import EvalPlan, load_plan
 from arena_ray.config.problems import shown
+from arena_ray.dispatch import Chunk, WorkerSetup
 from arena_ray.errors import ConfigError, RunDirError, StorageError, nearest
 from arena_ray.eval_runner import WORKER_LOST, Run
-from arena_ray.journal import Narrator, RunObserver, python_path
+from arena_ray.journal import python_path
 from arena_ray.json_files import LineLog, strict_json
 from arena_ray.ledger import History, JobHistory
+from arena_ray.narration import Narrator, RunObserver
 from arena_ray.pools import WorkerPool, open_pool
 from arena_ray.records import EpisodeRecord, EpisodeReplay, VideoFile
 from arena_ray.results import ReplayResult, RunResult, named
 from arena_ray.run_dir import RunDir, move_to_free_name
-from arena_ray.specs import Chunk, EvalJob, WorkerSetup
+from arena_ray.specs import EvalJob
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from typing import Any
 from arena_ray.config import EvalPlan, PlanSource, compare_jobs, load_plan
 from arena_ray.errors import ConfigError, RunDirError
 from arena_ray.eval_runner import Run
-from arena_ray.journal import Journal, Past, RunObserver
+from arena_ray.journal import Journal, Past
+from arena_ray.narration import RunObserver
 from arena_ray.pools import WorkerPool, open_pool
 from arena_ray.processes import end_marked, new_mark
 from arena_ray.provenance import Provenance, versions
@@ -215,7 +216,11 @@ def _read_run(run_dir: RunDir) -> dict[str, Any]:
     run = run_dir.read_run()
     needed = {"status": str, "jobs": list, "settings": dict, "argv": list, "versions": dict, "hardware": dict}
     needed |= {"notes": list, "started_at": str}
-    needed |= {key: kind for key, kind in {"mark": str, "python_path": list, "resumed_at": list}.items() if key in run}
+    needed |= {
+        key: kind
+        for key, kind in {"mark": str, "python_path": list, "resumed_at": list, "tuning": dict}.items()
+        if key in run
+    }
     lacking = [key for key, kind in needed.items() if not isinstance(run.get(key), kind)]
     if lacking:
         raise RunDirError(

@@ -22,20 +22,13 @@ import numpy.typing as npt
 
 from arena_ray.activity_clock import ActivityClock
 from arena_ray.chunking import episode_seed
+from arena_ray.dispatch import Chunk
 from arena_ray.envs.base import Outcome, Slots, SlotsError, Ticket, describe_error, select_actions
+from arena_ray.errors import PolicyError
 from arena_ray.policies.base import Policy
-from arena_ray.records import (
-    EpisodeRecord,
-    EpisodesReturned,
-    EpisodeStarted,
-    Event,
-    Notice,
-    Progress,
-    VideoFile,
-    WorkerInfo,
-)
+from arena_ray.records import EpisodeRecord, VideoFile, WorkerInfo
 from arena_ray.run_dir import utc_text
-from arena_ray.specs import Chunk
+from arena_ray.worker_events import EpisodesReturned, EpisodeStarted, Event, Notice, Progress
 
 #: Events are yielded in batches: behind Ray a batch costs about 0.2 ms.
 Events: TypeAlias = tuple[Event, ...]
@@ -51,8 +44,9 @@ class Rollout:
     """Runs the episodes of one chunk.
 
     A policy sees one batch per group of slots, always of the same shape: a group of which some slots rest is filled up
-    with these, their last observations and all, so that a row's answer does not depend on how many other episodes are
-    in flight (kernels for other shapes round otherwise). A policy with ``pad_batches = False`` is spared that.
+    with these, so that a row's answer does not depend on how many other episodes are in flight (kernels for other
+    shapes round otherwise). They are shown what the first of the others sees: what they saw last may be what a policy
+    breaks on. A policy with ``pad_batches = False`` is spared that.
 
     Args:
         chunk: What to run.
@@ -176,19 +170,24 @@ class Rollout:
         except Exception as error:
             return self._policy_broke(error, live.tolist())
         self._clock.start("environment")
-        self._slots.send(live, actions)
-        self._clock.start("other")
+        try:
+            self._slots.send(live, actions)
+        except PolicyError as error:
+            return self._policy_broke(error, live.tolist())
+        finally:
+            self._clock.start("other")
         self._steps += len(live)
         return {}
 
     def _act(self, live: npt.NDArray[np.int64], group: int) -> Any:
-        rows = live
+        rows = shown = live
         if self._pads and len(live) < self._group_size:
             rows = np.arange(group * self._group_size, (group + 1) * self._group_size)
+            shown = np.where(np.isin(rows, live), rows, live[0])
             unknown = sorted(set(rows.tolist()) - self._known_to_policy)
             if unknown:
                 self._reset_policy(dict.fromkeys(unknown, FILLING_SEED))
-        observations = self._slots.observe(rows)
+        observations = self._slots.observe(shown)
         self._clock.start("policy")
         actions = self._policy.act(observations, rows)
         self._clock.called()

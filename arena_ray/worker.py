@@ -18,25 +18,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from arena_ray import devices, memory, tuning
+from arena_ray.dispatch import Chunk, WorkerSetup
 from arena_ray.envs import Slots, open_slots
 from arena_ray.envs.base import describe_error
 from arena_ray.nvml import Gpus, GpuWatch
 from arena_ray.policies import Policy, open_policy
 from arena_ray.policies.base import PolicyContext
-from arena_ray.records import (
-    ChunkUsage,
-    EpisodeStarted,
-    Event,
-    Failure,
-    MemorySample,
-    Retiring,
-    WorkerInfo,
-    WorkerReady,
-)
+from arena_ray.records import WorkerInfo
 from arena_ray.rollout import Events, Rollout
 from arena_ray.run_dir import RunDir
-from arena_ray.specs import Chunk, EncoderName, EvalJob, WorkerSetup
+from arena_ray.specs import EncoderName, EvalJob
 from arena_ray.video.encoder import usable_cores
+from arena_ray.worker_events import ChunkUsage, EpisodeStarted, Event, Failure, MemorySample, Retiring, WorkerReady
 
 logger = logging.getLogger("arena_ray")
 
@@ -242,7 +235,7 @@ class EvalWorker:
         """Keep torch within the worker's cores: more threads slow others down, and change how sums are rounded."""
         torch = sys.modules.get("torch")
         if torch is not None:
-            self._torch_threads = torch.get_num_threads()
+            self._torch_threads = self._torch_threads or torch.get_num_threads()
             torch.set_num_threads(max(1, int(num_cpus)))
 
     def close(self) -> None:

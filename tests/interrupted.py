@@ -9,10 +9,10 @@ from typing import Any
 
 from arena_ray import RunResult, evaluate
 from arena_ray.config import EvalPlan
+from arena_ray.dispatch import Chunk
 from arena_ray.index_ranges import parse_ranges
 from arena_ray.pools.inline import InlinePool
 from arena_ray.records import EpisodeRecord
-from arena_ray.specs import Chunk
 from tests.comparing import decode, outcome, shown_steps
 
 REPOSITORY = Path(__file__).parent.parent

@@ -18,9 +18,11 @@ PACKAGE = Path(arena_ray.__file__).parent
 #: Rows, from the bottom of the building to the top. A room that is a package may import its own modules.
 ROWS: list[set[str]] = [
     {"errors", "specs"},
-    {"records", "json_files", "provenance", "run_lock", "nvml"},
+    {"records", "dispatch", "json_files", "provenance", "run_lock", "nvml"},
+    {"worker_events"},
     {"config", "chunking", "index_ranges", "ledger", "run_dir", "statistics", "entry_points"},
     {"results"},
+    {"narration"},
     {"video", "devices", "processes", "memory"},
     {"envs", "policies"},
     {"activity_clock"},

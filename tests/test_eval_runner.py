@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from arena_ray import EvalJob, RunResult, evaluate, resume
+from arena_ray.dispatch import Chunk, WorkerSetup
 from arena_ray.errors import StorageError
 from arena_ray.json_files import LineLog
 from arena_ray.pools import ChunkEvents, ChunkFinished, Place, PoolEvent
-from arena_ray.records import EpisodeRecord, EpisodeStarted, WorkerInfo, WorkerReady
-from arena_ray.specs import Chunk, WorkerSetup
+from arena_ray.records import EpisodeRecord, WorkerInfo
+from arena_ray.worker_events import EpisodeStarted, WorkerReady
 from tests.worlds import walk_job
 
 REPOSITORY = Path(__file__).parent.parent

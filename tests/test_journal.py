@@ -9,7 +9,7 @@ import pytest
 
 from arena_ray import journal
 from arena_ray.config import load_plan
-from arena_ray.specs import Chunk
+from arena_ray.dispatch import Chunk
 from tests.worlds import walk_job
 
 JOBS = [walk_job("episodes"), walk_job("steps", num_episodes=None, num_steps=9)]

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arena_ray.chunking import chunk_length, rebuild_bounds
+from arena_ray.dispatch import Chunk
 from arena_ray.ledger import FAULTS, JobHistory, Ledger, Loss
 from arena_ray.records import EpisodeRecord, EpisodeStatus
-from arena_ray.specs import Chunk, EvalJob
+from arena_ray.specs import EvalJob
 from tests.worlds import walk_job
 
 
@@ -275,7 +276,8 @@ def _play(book: Ledger, chunk: Chunk, rng: random.Random, committed: list[int]) 
     """Let a worker run a chunk, or die on the way."""
     causes = sorted(cause for cause, rule in FAULTS.items() if rule.retried)
     if rng.random() < 0.1:
-        lose(book, "a", chunk.index, rng.choice(causes), "at start")
+        given_up = lose(book, "a", chunk.index, rng.choice(causes), "at start").exhausted
+        committed.extend(one.episode for one in given_up if book.record(record(chunk, one.episode, one.status)))
         return
     book.ready("a", chunk.index)
     waiting = list(chunk.episodes)

@@ -9,10 +9,11 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from arena_ray import RunResult, evaluate
 from tests.comparing import outcome, shown_steps, videos_by_episode
-from tests.worlds import walk_job
+from tests.worlds import Walk, walk_job
 
 MODES = [pytest.param(mode, id=mode) for mode in ("SameStep", "NextStep", "Disabled")]
 
@@ -159,3 +160,37 @@ def test_after_a_policy_broke_native_episodes_begin_anew(tmp_path: Path, mode: s
         if record.status == "completed":
             assert record.length is not None
             assert shown_steps(videos["native", record.episode, "camera", "front"]) == list(range(record.length + 1))
+
+
+class Grudging(SyncVectorEnv):
+    """Its third reset raises, the first after those that probe its seeding; writes down what is asked of it."""
+
+    def __init__(self, notes: str, mode: str) -> None:
+        super().__init__([Walk, Walk], autoreset_mode=AutoresetMode(mode))
+        self._notes = Path(notes)
+        self._note("build")
+
+    def _note(self, what: str) -> None:
+        with self._notes.open("a") as file:
+            file.write(f"{what}\n")
+
+    def reset(self, **keywords: Any) -> Any:
+        self._note("reset")
+        if self._notes.read_text().count("reset") == 3:
+            raise RuntimeError("not now")
+        return super().reset(**keywords)
+
+    def step(self, actions: Any) -> Any:
+        self._note("step")
+        return super().step(actions)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_was_built_anew_is_not_stepped_before_it_is_reset(tmp_path: Path, mode: str) -> None:
+    kwargs = {"notes": str(tmp_path / "notes"), "mode": mode}
+    job = walk_job("native", num_episodes=6, env={"entry_point": "tests.test_native:Grudging", "kwargs": kwargs})
+    result = evaluate({"jobs": [job]}, inline=True, continue_on_error=True, video_base_dir=str(tmp_path))
+    records = result.jobs["native"].episodes
+    assert [record.episode for record in records] == list(range(6))
+    assert all(record.status == "completed" or "not now" in str(record.error) for record in records)
+    assert (tmp_path / "notes").read_text().split()[:6] == ["build", "reset", "reset", "reset", "build", "reset"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,36 @@ def test_torch_policy_answers_a_row_alike_in_every_batch(tmp_path: Path) -> None
     together = policy.act(observations, np.arange(7))
     alone = np.concatenate([policy.act(observations[row : row + 1], np.array([row])) for row in range(7)])
     assert np.array_equal(together, alone)
+
+
+class Flattening(torch.nn.Module):
+    """Cannot answer an empty batch, as many modules cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 2)
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layer(observations.reshape(observations.shape[0], -1))
+        return out
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.filterwarnings("ignore")  # Of torch's compiler, about itself.
+def test_a_compiled_torch_policy_answers_as_one_that_is_not() -> None:
+    def opened(**kwargs: Any) -> Any:
+        torch.manual_seed(0)
+        kwargs = {"entry_point": "tests.test_policies:Flattening", **kwargs}
+        return open_policy(job(type="torch", kwargs=kwargs), context(batch_rows=3))
+
+    compiled, plain = opened(compile=True), opened()
+    observations = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    answers = compiled.act(observations, np.arange(5))
+    assert answers == pytest.approx(plain.act(observations, np.arange(5)), abs=1e-6)
+    assert np.array_equal(answers[3:4], compiled.act(observations[3:4], np.array([3])))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs  # It was compiled before it was asked.
 
 
 def test_torch_policy_runs_torchscript(tmp_path: Path) -> None:

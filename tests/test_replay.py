@@ -16,12 +16,13 @@ import pytest
 
 from arena_ray import EvalJob, ReplayResult, RunResult, evaluate, replay
 from arena_ray.config import EvalPlan
+from arena_ray.dispatch import Chunk, WorkerSetup
 from arena_ray.errors import ArenaError, ConfigError, NotEnoughResourcesError, RunDirError
 from arena_ray.pools import ChunkEvents, ChunkFinished, Place, PoolEvent
 from arena_ray.pools.inline import InlinePool
-from arena_ray.records import EpisodeError, EpisodeRecord, Notice, VideoFile, WorkerInfo
+from arena_ray.records import EpisodeError, EpisodeRecord, VideoFile, WorkerInfo
 from arena_ray.replay_runner import differences
-from arena_ray.specs import Chunk, WorkerSetup
+from arena_ray.worker_events import Notice
 from tests.comparing import decode, shown_steps
 from tests.worlds import Walk, walk_job
 

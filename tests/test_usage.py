@@ -8,11 +8,12 @@ import pytest
 
 from arena_ray import RunResult, journal
 from arena_ray.config import load_plan
-from arena_ray.records import ChunkUsage, EpisodeRecord, WorkerInfo, WorkerReady
+from arena_ray.dispatch import Chunk
+from arena_ray.records import EpisodeRecord, WorkerInfo
 from arena_ray.results import table
 from arena_ray.results.usage import UsageTally
 from arena_ray.resume_runner import Resumption
-from arena_ray.specs import Chunk
+from arena_ray.worker_events import ChunkUsage, WorkerReady
 from tests.interrupted import change_document
 from tests.worlds import walk_job
 

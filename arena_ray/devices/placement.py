@@ -10,7 +10,7 @@ from pathlib import Path
 from arena_ray.devices import egl, inventory
 from arena_ray.devices.inventory import GpuProcess
 from arena_ray.devices.pinning import EGL_DEVICE_ID, Pinning
-from arena_ray.records import Notice
+from arena_ray.worker_events import Notice
 
 logger = logging.getLogger("arena_ray")
 

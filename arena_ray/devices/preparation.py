@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import MutableMapping, Sequence
 
-from arena_ray.records import Notice
+from arena_ray.worker_events import Notice
 
 #: From <linux/prctl.h>.
 PR_SET_PDEATHSIG = 1

@@ -115,7 +115,7 @@ class Slots(Protocol):
         ...
 
     def observe(self, slots: npt.NDArray[np.int64]) -> Any:
-        """Return the observations of these slots of one group, stacked in this order; a copy."""
+        """Return the observations of these slots of one group, which may repeat, stacked in this order; a copy."""
         ...
 
     def send(self, slots: npt.NDArray[np.int64], actions: Any) -> None:
@@ -238,6 +238,16 @@ def take_rows(batch: Any, space: gymnasium.Space[Any], rows: npt.NDArray[np.int6
     return batch[rows]
 
 
+def row_of(batch: Any, index: int) -> Any:
+    """Return one row of a batch of arrays, or of dicts or tuples of them, as a copy."""
+    if isinstance(batch, dict):
+        return {key: row_of(part, index) for key, part in batch.items()}
+    if isinstance(batch, tuple):
+        return tuple(row_of(part, index) for part in batch)
+    value = batch[index]
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
 def put_rows(batch: Any, space: gymnasium.Space[Any], rows: npt.NDArray[np.int64], values: Any) -> Any:
     """Write rows into a batch made by `empty_batch`; return the batch (tuples are replaced, arrays written to)."""
     if isinstance(space, gymnasium.spaces.Dict):
@@ -250,6 +260,11 @@ def put_rows(batch: Any, space: gymnasium.Space[Any], rows: npt.NDArray[np.int64
         return tuple(by_row.get(row, value) for row, value in enumerate(batch))
     batch[rows] = values
     return batch
+
+
+def is_whole(slots: npt.NDArray[np.int64], group: range) -> bool:
+    """Return whether these are all slots of a group, in order."""
+    return len(slots) == len(group) and bool((slots == np.arange(group.start, group.stop)).all())
 
 
 def count_rows(batch: Any) -> int:

@@ -13,12 +13,16 @@ from gymnasium.vector import AsyncVectorEnv, VectorEnv
 
 from arena_ray import devices, entry_points
 from arena_ray.envs.base import Slots
+from arena_ray.envs.child_vector_env import ChildVectorEnv
 from arena_ray.envs.episode_slot import EpisodeSlot
 from arena_ray.envs.native import NativeSlots
 from arena_ray.envs.vectorized import VectorizedSlots
 from arena_ray.errors import EntryPointError
 from arena_ray.specs import EncoderName, EvalJob
 from arena_ray.video import wrap_env_for_video
+
+#: Gymnasium names the children of a vector environment so.
+_CHILD_NAMES = tuple(f"Worker<{kind.__name__}>" for kind in (AsyncVectorEnv, ChildVectorEnv))
 
 
 def open_slots(job: EvalJob, folder: Path, encoder: EncoderName = "auto") -> Slots:
@@ -76,7 +80,7 @@ def make_slot(
         spaces: Spaces and metadata of slots in child processes; ``None``: slots are stepped in this process.
     """
     if spaces is not None:
-        if not multiprocessing.current_process().name.startswith(f"Worker<{AsyncVectorEnv.__name__}>"):
+        if not multiprocessing.current_process().name.startswith(_CHILD_NAMES):
             return _SpacesOnly(*spaces)
         devices.follow_parent()
     hook = None if job.env.seed_hook is None else entry_points.resolve(job.env.seed_hook)

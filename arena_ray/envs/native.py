@@ -17,7 +17,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import create_empty_array
 
 from arena_ray import entry_points
-from arena_ray.envs.base import Outcome, SlotsError, Ticket, as_numpy, check_actions, put_rows
+from arena_ray.envs.base import Outcome, SlotsError, Ticket, as_numpy, check_actions, is_whole, put_rows
 from arena_ray.envs.episode_slot import same
 from arena_ray.envs.episode_tracker import EpisodeTracker
 from arena_ray.envs.shared_time import SharedTime
@@ -157,11 +157,11 @@ class NativeSlots:
 
     def observe(self, slots: npt.NDArray[np.int64]) -> Any:
         """Return the observations of these slots; those of all slots are not copied."""
-        return self._observations if len(slots) == self.num_slots else _rows(self._observations, slots)
+        return self._observations if is_whole(slots, range(self.num_slots)) else _rows(self._observations, slots)
 
     def send(self, slots: npt.NDArray[np.int64], actions: Any) -> None:
-        """Take the actions of these slots; `receive` steps the whole environment."""
-        self._sent = (slots, actions)
+        """Take the actions of these slots; `receive` steps the whole environment, if it has been reset."""
+        self._sent = (slots, actions) if self._begun else None
 
     def receive(self) -> dict[int, Outcome]:
         """Step the whole environment; return the outcomes of the slots that were sent actions and ended."""

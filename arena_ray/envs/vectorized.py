@@ -9,7 +9,7 @@ import multiprocessing.connection
 import select
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import gymnasium
 import numpy as np
@@ -17,7 +17,8 @@ import numpy.typing as npt
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import create_empty_array
 
-from arena_ray.envs.base import Outcome, SlotsError, Ticket, check_actions, put_rows, take_rows
+from arena_ray.envs.base import Outcome, SlotsError, Ticket, check_actions, is_whole, put_rows, take_rows
+from arena_ray.envs.child_vector_env import ChildVectorEnv
 from arena_ray.envs.episode_slot import OUTCOME, TICKETS
 from arena_ray.records import VideoFile
 
@@ -65,6 +66,7 @@ class VectorizedSlots:
         shareable = _fixed_size(observation_space)
         self._open_group = functools.partial(self._build_group, kind, factories, shareable)
         self._groups = _in_parallel(self._open_group, range(num_groups))
+        self._turn = 0
         self.observation_space = self._groups[0].env.single_observation_space
         self.action_space = self._groups[0].env.single_action_space
 
@@ -92,7 +94,7 @@ class VectorizedSlots:
     def observe(self, slots: npt.NDArray[np.int64]) -> Any:
         """Return the observations of these slots, stacked; a copy."""
         group = self._group_of(int(slots[0]))
-        if len(slots) == self._group_size and isinstance(group.observations, np.ndarray):
+        if is_whole(slots, group.slots) and isinstance(group.observations, np.ndarray):
             return group.observations.copy()
         return take_rows(group.observations, self.observation_space, slots - group.slots.start)
 
@@ -102,8 +104,13 @@ class VectorizedSlots:
 
     def receive(self) -> dict[int, Outcome]:
         """Wait for one group, the one that is done first; return the outcomes of its slots whose episode ended."""
-        under_way = [group for group in self._groups if group.call is not None]
-        return _first_done(under_way).receive() if under_way else {}
+        waiting = [*self._groups[self._turn :], *self._groups[: self._turn]]
+        under_way = [group for group in waiting if group.call is not None]
+        if not under_way:
+            return {}
+        group = _first_done(under_way)
+        self._turn = self._groups.index(group) + 1  # Of several that are done, one must not wait for ever.
+        return group.receive()
 
     def reopen(self, slots: Sequence[int]) -> None:
         """Build the groups of these slots anew."""
@@ -128,8 +135,9 @@ class VectorizedSlots:
     def discard(self, slot: int) -> None:
         """Give up the episode of a slot without an outcome."""
         group = self._group_of(slot)
-        group.env.call("discard", slot)
         group.rest(slot)
+        with contextlib.suppress(Exception):  # Of a process that is gone nothing is left, and its next call says so.
+            group.env.call("discard", slot)
 
     def abort(self, slot: int) -> tuple[VideoFile, ...]:
         """Give up the episode of a slot that broke; return its partial videos."""
@@ -202,7 +210,8 @@ class _Group:
             self.observations, *_, info = self.call()
         except Exception as error:
             dead = self._dead_children()
-            raise SlotsError(self.slots, [*dead]) from (_death(*dead.values()) if dead else error)
+            raised = 0 in dead.values() and not isinstance(error, (EOFError, OSError))  # Then it ended in good order.
+            raise SlotsError(self.slots, [*dead]) from (_death(*dead.values()) if dead and not raised else error)
         self.call = None
         if OUTCOME not in info:
             return {}
@@ -226,16 +235,25 @@ class _ChildGroup(_Group):
     def _open(self, factories: Sequence[Factory], shareable: bool) -> Any:
         multiprocessing.get_context(START_METHOD).set_forkserver_preload([*PRELOADED])
         mode = AutoresetMode.DISABLED
-        env = AsyncVectorEnv(factories, shared_memory=shareable, copy=False, context=START_METHOD, autoreset_mode=mode)
+        spaces = factories[0]()  # In this process a factory gives the spaces only.
+        env: AsyncVectorEnv
+        if shareable and _fixed_size(spaces.action_space):
+            env = ChildVectorEnv(factories, spaces.action_space, START_METHOD)
+        else:
+            env = AsyncVectorEnv(
+                factories, shared_memory=shareable, copy=False, context=START_METHOD, autoreset_mode=mode
+            )
         self._poller = select.poll()
         self._silent: set[int] = set()
         return env
 
     def _start(self, name: str, *arguments: Any, **keywords: Any) -> None:
-        wait = getattr(self.env, f"{name}_wait")
-        self.call = wait  # Before it is sent: a child that died already breaks the call.
-        with contextlib.suppress(OSError):  # The answer that never comes says it, too.
+        try:
             getattr(self.env, f"{name}_async")(*arguments, **keywords)
+        except Exception as error:  # A child that died already: `receive` tells, and the others were asked nothing.
+            self.call, self._silent = functools.partial(_raise, error), set()
+            return
+        self.call = getattr(self.env, f"{name}_wait")
         self._silent = {pipe.fileno() for pipe in self.env.parent_pipes}
         for pipe in self._silent:
             self._poller.register(pipe, select.POLLIN)
@@ -290,6 +308,10 @@ def _first_done(groups: Sequence[_Group]) -> _Group:
             poller.register(pipe, select.POLLIN)
         for pipe, _ in poller.poll():
             poller.unregister(pipe)
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def _death(code: int, *_: int) -> ChildProcessError:

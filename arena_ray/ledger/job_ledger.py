@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, TypeAlias
 
+from arena_ray.dispatch import Chunk
 from arena_ray.ledger.failure_policy import FaultRule, back_off_s
 from arena_ray.records import EpisodeStatus
-from arena_ray.specs import Chunk, EvalJob, SlotChoice
+from arena_ray.specs import EvalJob, SlotChoice
 
 JobStatus: TypeAlias = Literal["completed", "failed", "incomplete"]
 
@@ -62,6 +63,7 @@ class Loss:
         job_failed: Why the job takes no further chunk, if it does not.
         back_off_s: How long the job is held, seconds; `Ledger.release` ends that.
         at_start: Whether the worker was lost before it was ready.
+        slots: What the job gets now, because its worker may have been lost in measuring; ``None``: nothing new.
     """
 
     suspects: tuple[int, ...] = ()
@@ -70,6 +72,7 @@ class Loss:
     job_failed: str | None = None
     back_off_s: float = 0.0
     at_start: bool = False
+    slots: SlotChoice | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -315,8 +318,12 @@ class JobLedger:
 
     def _lost_at_start(self, running: _Running, max_attempts: int, reason: str) -> Loss:
         first = min(running.chunk.episodes, default=0)
-        tries = self._failed_starts[first] = self._failed_starts.get(first, 0) + 1
         self._return(running, tuple(running.unrecorded), running.chunk.attempt)
+        if self.job.needs_tuning:  # What ends a worker in its trial ends it in an episode, too, and is blamed there.
+            slots = self.job.untuned_slots
+            self.tuned(slots)
+            return Loss(requeued=tuple(running.unrecorded), slots=slots)
+        tries = self._failed_starts[first] = self._failed_starts.get(first, 0) + 1
         # Where workers of this job have started, it may be the place, which is quarantined first.
         if tries >= max_attempts * (2 if self._was_ready else 1) and self.failed is None:
             self.failed = f"the worker did not start in {tries} attempts: {reason}"

@@ -10,10 +10,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
+from arena_ray.dispatch import Chunk
 from arena_ray.ledger.failure_policy import FAULTS
 from arena_ray.ledger.job_ledger import History, JobHistory, JobLedger, Loss
 from arena_ray.records import EpisodeRecord
-from arena_ray.specs import Chunk, EvalJob, SlotChoice
+from arena_ray.specs import EvalJob, SlotChoice
 
 #: Called with (remaining, num_workers, num_slots, mean and largest duration of episodes); returns the length of the
 #: next chunk.

@@ -20,9 +20,9 @@ class Policy(Protocol):
     An implementation needs `act` alone; `reset` and `close` are called where they exist.
 
     Batches have one shape: beside the slots whose episodes wait for an action, `act` is asked for slots of the same
-    group that rest, and what it answers for these is passed over. A slot that has had no episode yet is `reset` with
-    seed 0 before. A policy whose rows do not depend on each other's number says so with ``pad_batches = False``, and
-    is only asked for slots that wait.
+    group that rest. They are shown the observation of the first slot that waits, and what it answers for them is
+    passed over. A slot that has had no episode yet is `reset` with seed 0 before. A policy whose rows do not depend on
+    each other's number says so with ``pad_batches = False``, and is only asked for slots that wait.
     """
 
     def act(self, observations: Any, slots: npt.NDArray[np.int64]) -> Any:
@@ -81,12 +81,20 @@ class PolicyContext:
         raise EntryPointError(f"there is no file {path!r} in {searched}; give its path as the worker sees it")
 
 
-def row(batch: Any, index: int) -> Any:
-    """Return one row of a batch of observations."""
+def row(batch: Any, index: int, space: gymnasium.Space[Any] | None = None) -> Any:
+    """Return one row of a batch of observations.
+
+    Args:
+        batch: The observations.
+        index: Which row.
+        space: Of one row: a batch of a space without arrays (`Text`) is a tuple as that of a `Tuple` is, but of rows.
+    """
     if isinstance(batch, dict):
-        return {key: row(part, index) for key, part in batch.items()}
-    if isinstance(batch, tuple):
-        return tuple(row(part, index) for part in batch)
+        spaces = space if isinstance(space, gymnasium.spaces.Dict) else {}
+        return {key: row(part, index, spaces.get(key)) for key, part in batch.items()}
+    if isinstance(batch, tuple) and isinstance(space, gymnasium.spaces.Tuple | None):
+        parts = [None] * len(batch) if space is None else space.spaces
+        return tuple(row(part, index, one) for part, one in zip(batch, parts, strict=True))
     return batch[index]
 
 

@@ -44,7 +44,7 @@ def open_policy(job: EvalJob, context: PolicyContext, *, one_copy: bool = False)
             "and cannot be called as observation -> action; return one of them"
         )
     others = [build() for _ in range(context.num_slots - 1)] if hasattr(built, "reset") and not one_copy else []
-    return CallablePolicy([built, *others], context.action_space)
+    return CallablePolicy([built, *others], context.action_space, context.observation_space)
 
 
 def _builder(job: EvalJob, context: PolicyContext) -> Callable[[], Any]:

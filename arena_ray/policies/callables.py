@@ -18,20 +18,27 @@ class CallablePolicy:
     Args:
         functions: One per slot, or one that serves all slots because it keeps no state.
         action_space: Of one slot.
+        observation_space: Of one slot.
     """
 
     pad_batches = False
 
-    def __init__(self, functions: Sequence[Callable[[Any], Any]], action_space: gymnasium.Space[Any]) -> None:
+    def __init__(
+        self,
+        functions: Sequence[Callable[[Any], Any]],
+        action_space: gymnasium.Space[Any],
+        observation_space: gymnasium.Space[Any],
+    ) -> None:
         self._functions = list(functions)
-        self._action_space = action_space
+        self._action_space, self._observation_space = action_space, observation_space
 
     def _of(self, slot: int) -> Any:
         return self._functions[slot if len(self._functions) > 1 else 0]
 
     def act(self, observations: Any, slots: npt.NDArray[np.int64]) -> Any:
         """Call the function of each slot."""
-        actions = [self._of(slot)(row(observations, at)) for at, slot in enumerate(slots.tolist())]
+        rows = (row(observations, at, self._observation_space) for at in range(len(slots)))
+        actions = [self._of(slot)(one) for slot, one in zip(slots.tolist(), rows, strict=True)]
         return stack_actions(actions, self._action_space)
 
     def reset(self, slots: npt.NDArray[np.int64], seeds: Sequence[int]) -> None:

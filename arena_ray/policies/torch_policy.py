@@ -40,8 +40,8 @@ class TorchPolicy:
 
     def warm_up(self, rows: int) -> None:
         """Answer a batch of zeros, so that what is compiled at the first call is compiled now."""
-        zeros = create_empty_array(self._observation_space, n=1 if self._one_by_one else rows, fn=np.zeros)
-        self.act(zeros, np.arange(rows))
+        rows = 1 if self._one_by_one else rows
+        self.act(create_empty_array(self._observation_space, n=rows, fn=np.zeros), np.arange(rows))
 
     def act(self, observations: Any, slots: npt.NDArray[np.int64]) -> Any:
         """Return one action per row."""

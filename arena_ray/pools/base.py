@@ -7,8 +7,9 @@ import os
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
-from arena_ray.records import Event
-from arena_ray.specs import Chunk, EvalJob, RunSettings, WorkerSetup
+from arena_ray.dispatch import Chunk, WorkerSetup
+from arena_ray.specs import EvalJob, RunSettings
+from arena_ray.worker_events import Event
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

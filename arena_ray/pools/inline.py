@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from arena_ray import devices
+from arena_ray.dispatch import Chunk, WorkerSetup
 from arena_ray.errors import ArenaError
 from arena_ray.pools.base import ChunkEvents, ChunkFinished, Place, PoolEvent, WorkerLost
 from arena_ray.rollout import Events
-from arena_ray.specs import Chunk, EvalJob, WorkerSetup
+from arena_ray.specs import EvalJob
 from arena_ray.worker import EvalWorker
 
 

@@ -19,6 +19,7 @@ import ray
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
 from arena_ray import processes
+from arena_ray.dispatch import Chunk, WorkerSetup
 from arena_ray.errors import NotEnoughResourcesError
 from arena_ray.pools.base import ChunkEvents, ChunkFinished, Place, PoolEvent, WorkerLost
 from arena_ray.pools.burials import CLOSE_S, Burials
@@ -26,8 +27,8 @@ from arena_ray.pools.losses import Inquiry
 from arena_ray.pools.ray_cluster import Cluster, Room, connect, demand_table
 from arena_ray.pools.ray_worker import Born, start_actor
 from arena_ray.pools.roster import Order, Worker
-from arena_ray.records import Retiring
-from arena_ray.specs import Chunk, EvalJob, RunSettings, WorkerSetup
+from arena_ray.specs import EvalJob, RunSettings
+from arena_ray.worker_events import Retiring
 
 #: Why a worker that has begun nothing is ended when the run stops; that is no loss.
 WITHDRAWN = "withdrawn"

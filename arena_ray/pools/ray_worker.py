@@ -16,9 +16,10 @@ import ray
 from ray.experimental.internal_kv import _internal_kv_exists
 
 from arena_ray import processes
+from arena_ray.dispatch import Chunk
 from arena_ray.pools.base import Place
-from arena_ray.records import Notice
-from arena_ray.specs import Chunk, Resources
+from arena_ray.specs import Resources
+from arena_ray.worker_events import Notice
 
 #: How often a worker asks whether the run has been stopped, seconds.
 STOP_POLL_S = 0.5

@@ -6,10 +6,11 @@ import dataclasses
 import time
 from typing import Any
 
+from arena_ray.dispatch import Chunk
 from arena_ray.pools.base import Place
 from arena_ray.pools.burials import Burial
 from arena_ray.pools.losses import Inquiry
-from arena_ray.specs import Chunk, EvalJob
+from arena_ray.specs import EvalJob
 
 
 @dataclasses.dataclass(eq=False, slots=True)

@@ -22,9 +22,9 @@ from arena_ray.envs.base import take_rows
 from arena_ray.envs.episode_slot import EpisodeSlot
 from arena_ray.envs.vectorized import VectorizedSlots
 from arena_ray.policies import Policy
-from arena_ray.records import Tuned
 from arena_ray.specs import EvalJob, SlotChoice, SuccessSpec
 from arena_ray.tuning.choice import Limits, Measured, choose, steps_per_s
+from arena_ray.worker_events import Tuned
 
 logger = logging.getLogger("arena_ray")
 
@@ -71,22 +71,18 @@ def tune(job: EvalJob, open_slots: OpenSlots, open_policy: OpenPolicy, cores: fl
     started = time.perf_counter()
     before_mb = memory.resident_gb() * 1e3
     single = job.model_copy(update={"num_envs": 1, "vectorization": "sync", "num_groups": None})
-    with tempfile.TemporaryDirectory() as folder:
+    limits = _limits(job, cores, most_slots)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         slots = open_slots(single, Path(folder))
         try:
-            if slots.num_slots > 1 or slots.self_resetting:
-                return _native(slots, started)
+            if not isinstance(slots, VectorizedSlots):
+                return _native(job, slots, started)
             environment_mb = max(0.0, memory.resident_gb() * 1e3 - before_mb)
-            limits = _limits(job, cores, most_slots)
-            policy = open_policy(single, slots, min(limits.most_slots, BATCHES[-1]))
-            try:
-                measured = _measure(job, slots, policy, limits)
-            except Exception as error:
-                # The episodes themselves will meet it, and report it.
-                logger.warning("slots are not tuned: environment or policy broke: %r", error)
-                return _untuned(limits, started)
-            finally:
-                policy.close()
+            measured = _measure_with_policy(job, slots, open_policy, limits)
+        except Exception as error:
+            # The episodes themselves will meet it, and report it.
+            logger.warning("slots are not tuned: environment or policy broke: %r", error)
+            return Tuned(choice=job.untuned_slots, trial_s=time.perf_counter() - started)
         finally:
             slots.close()
     measured = dataclasses.replace(measured, environment_mb=environment_mb, child_mb=environment_mb + CHILD_BASE_MB)
@@ -102,14 +98,9 @@ def tune(job: EvalJob, open_slots: OpenSlots, open_policy: OpenPolicy, cores: fl
     )
 
 
-def _untuned(limits: Limits, started: float) -> Tuned:
-    vectorization: Any = limits.vectorization or "sync"
-    choice = SlotChoice(num_envs=limits.num_envs or 1, vectorization=vectorization)
-    return Tuned(choice=choice, trial_s=time.perf_counter() - started)
-
-
-def _native(slots: Slots, started: float) -> Tuned:
-    choice = SlotChoice(num_envs=slots.num_slots, vectorization="sync")
+def _native(job: EvalJob, slots: Slots, started: float) -> Tuned:
+    num_envs = slots.num_slots if job.num_envs == "auto" else job.num_envs
+    choice = SlotChoice(num_envs=num_envs, vectorization="sync")
     return Tuned(choice=choice, trial_s=time.perf_counter() - started)
 
 
@@ -120,7 +111,7 @@ def _limits(job: EvalJob, cores: float, most_slots: int) -> Limits:
         most_slots=most_slots,
         num_envs=None if job.num_envs == "auto" else job.num_envs,
         vectorization=None if job.vectorization == "auto" else job.vectorization,
-        one_group=job.num_steps is not None,
+        one_group=job.num_steps is not None or job.num_groups == 1,
     )
 
 
@@ -132,6 +123,18 @@ def _free_memory_mb(job: EvalJob, cores: float) -> float | None:
     free_mb = memory.available_mb()
     workers = max(1.0, (os.cpu_count() or 1) / max(cores, 1e-3))
     return None if free_mb is None else MEMORY_SHARE * free_mb / workers
+
+
+def _largest_batch(limits: Limits) -> int:
+    return min(limits.num_envs or limits.most_slots, BATCHES[-1])
+
+
+def _measure_with_policy(job: EvalJob, slots: Slots, open_policy: OpenPolicy, limits: Limits) -> Measured:
+    policy = open_policy(job, slots, _largest_batch(limits))
+    try:
+        return _measure(job, slots, policy, limits)
+    finally:
+        policy.close()
 
 
 def _measure(job: EvalJob, slots: Slots, policy: Policy, limits: Limits) -> Measured:
@@ -214,9 +217,8 @@ def _policy_times(slots: Slots, policy: Policy, limits: Limits, single_s: float)
     give_up = time.perf_counter() + TRIAL_S
     first = np.zeros(1, dtype=np.int64)
     row, space = slots.observe(first), slots.observation_space
-    wanted = limits.num_envs or limits.most_slots
     for size in BATCHES[1:]:
-        if size > wanted or time.perf_counter() > give_up:
+        if size > _largest_batch(limits) or time.perf_counter() > give_up:
             break
         rows = np.arange(size)
         policy.reset(rows, [0] * size)
@@ -229,7 +231,8 @@ def _policy_times(slots: Slots, policy: Policy, limits: Limits, single_s: float)
 
 def _median_s(call: Callable[[], Any], least: int = 3, at_most_s: float = 0.1) -> float:
     times: list[float] = []
-    while len(times) < least or sum(times) < at_most_s:
+    enough = time.perf_counter() + at_most_s
+    while len(times) < least or time.perf_counter() < enough:
         times.append(_seconds(call))
     return statistics.median(times)
 

@@ -43,7 +43,7 @@ def rate(num_workers: int, episodes: int, video: bool) -> float:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "jobs.json")
         file.write_text(json.dumps({"jobs": [job]}))
-        flags = ["--num_workers", str(num_workers), "--chunk_size", str(episodes // 2), "--video_base_dir", folder]
+        flags = ["--num_workers", str(num_workers), "--video_base_dir", folder]
         command = [sys.executable, "-m", "arena_ray.eval_runner", str(file), *flags]
         command += ["--record_camera_video"] if video else []
         environ = {**os.environ, "MUJOCO_GL": "egl", "RAY_AUTH_MODE": "disabled"}

@@ -1,6 +1,6 @@
 """How busy slots keep a worker: against a bare loop, against lockstep batches, against the best fixed setting.
 
-    python -m tests.benchmarks.bench_slots [--repeats 3] [--json FILE] [--rows light,tails,auto,vit]
+    python -m tests.benchmarks.bench_slots [--repeats 3] [--json FILE] [--rows light,tails,busy,auto,vit]
 
 Ratios are of rates measured in one run, interleaved, medians over the repeats. Rates are of the rollout itself, from
 its first reset to its last step, as the run's own events tell (`usage`); starting and stopping is not in them.
@@ -8,6 +8,8 @@ its first reset to its last step, as the run's own events tell (`usage`); starti
 * ``light``: CartPole, `sync`, 16 slots, a policy of three products: steps/s over a bare Gymnasium vector loop.
 * ``tails``: 8 slots in child processes, episodes of log-normal length: wall over ideal (total steps / slots, at the
   rate that episodes of equal length have in the same run); lockstep batches are the comparison.
+* ``busy``: 4 ms of CPU a step, 8 slots a core, a policy of 5 ms a batch that is waited for: achieved over the smaller
+  of what the environments alone and the policy alone give.
 * ``auto``: `num_envs: auto, vectorization: auto` over the best fixed setting, for three workloads.
 * ``vit`` (needs a GPU): a policy of ViT-B's size and environments on the CPU: achieved over the smaller of what the
   environments alone and the policy alone give, and over one call per environment.
@@ -32,12 +34,15 @@ from gymnasium.vector import SyncVectorEnv
 from arena_ray import evaluate
 from tests.benchmarks.workloads import WORKLOADS, Balance, median_s, vit_b
 
+#: Cores that this process may use.
+CORES = len(os.sched_getaffinity(0))
+
 LIGHT = {"env": {"id": "CartPole-v1"}, "policy": {"entry_point": WORKLOADS + "Balance"}}
 
 
-def usage_of(job: Mapping[str, Any], cores: float | None = None) -> dict[str, float]:
+def usage_of(job: Mapping[str, Any]) -> dict[str, float]:
     """Run a job in this process; return the sums over its chunks, and `steps_per_s`."""
-    asked = {"name": "bench", "resources": {"num_gpus": 0, "num_cpus": cores or os.cpu_count()}, **job}
+    asked = {"name": "bench", "resources": {"num_gpus": 0, "num_cpus": CORES}, **job}
     with tempfile.TemporaryDirectory() as folder:
         result = evaluate({"jobs": [asked]}, inline=True, video_base_dir=folder)
         assert result.status == "completed", result
@@ -141,14 +146,37 @@ def auto(repeats: int) -> dict[str, Any]:
     return rows
 
 
+def busy(repeats: int) -> dict[str, Any]:
+    """Return what environments that compute and a policy that is waited for (as for a GPU) come to together."""
+    slots, call_s = 8 * CORES, 0.005
+    env = {"entry_point": WORKLOADS + "Working", "kwargs": {"step_s": 0.004, "mean_length": 100}}
+    apart = {"env": env, "num_envs": slots, "vectorization": "async", "num_episodes": 2 * slots}
+    policy = {"entry_point": WORKLOADS + "Timed", "kwargs": {"call_s": call_s}}
+    alone: list[float] = []
+    together: list[float] = []
+    for _ in range(repeats):
+        alone.append(usage_of({**apart, "policy": {"type": "zero"}})["steps_per_s"])
+        together.append(usage_of({**apart, "policy": policy})["steps_per_s"])
+    policy_rate = slots / 2 / call_s
+    pairs = zip(alone, together, strict=True)
+    return {
+        "environments": statistics.median(alone),
+        "policy": policy_rate,
+        "achieved": statistics.median(together),
+        "achieved_over_smaller_supply": statistics.median(both / min(one, policy_rate) for one, both in pairs),
+    }
+
+
 def vit(repeats: int, slots: int, step_s: float, episodes: int) -> dict[str, Any]:
     """Return what a policy of ViT-B's size and environments on the CPU come to on one GPU."""
     import torch
 
-    env = {"entry_point": WORKLOADS + "Working", "kwargs": {"step_s": step_s, "pixels": 112, "mean_length": 100}}
-    gpu = {"num_gpus": 1, "num_cpus": os.cpu_count()}
+    kwargs = {"step_s": step_s, "pixels": 112, "mean_length": 100}
+    env = {"entry_point": WORKLOADS + "Working", "kwargs": kwargs}
+    gpu = {"num_gpus": 1, "num_cpus": CORES}
     apart = {"env": env, "num_envs": slots, "vectorization": "async", "num_episodes": episodes, "resources": gpu}
     policy = {"type": "torch", "kwargs": {"entry_point": WORKLOADS + "vit_b"}}
+    short = {**env, "kwargs": {**kwargs, "mean_length": 20}}
     single = {"entry_point": WORKLOADS + "OneCallEach"}
     module = vit_b().to("cuda").eval()
     batch = np.zeros((slots // 2, 112, 112, 3), np.uint8)
@@ -160,13 +188,15 @@ def vit(repeats: int, slots: int, step_s: float, episodes: int) -> dict[str, Any
     median_s(answer, 10)
     found: dict[str, list[float]] = {}
     for _ in range(repeats):
+        achieved = usage_of({**apart, "policy": policy})
         rates = {
             "environments": usage_of({**apart, "policy": {"type": "zero"}})["steps_per_s"],
             "policy": len(batch) / median_s(answer, 50),
-            "achieved": usage_of({**apart, "policy": policy})["steps_per_s"],
-            "one_call_each": usage_of({**apart, "policy": single, "num_episodes": slots})["steps_per_s"],
+            "achieved": achieved["steps_per_s"],
+            "percent_in_policy": 100 * achieved["policy_s"] / achieved["wall_s"],
+            "percent_waiting_for_environments": 100 * achieved["environment_s"] / achieved["wall_s"],
+            "one_call_each": usage_of({**apart, "env": short, "policy": single, "num_episodes": slots})["steps_per_s"],
         }
-        print({key: round(rate) for key, rate in rates.items()}, flush=True)
         tuned = usage_of({**apart, "policy": policy, "num_envs": "auto", "vectorization": "auto"})
         rates["auto"] = tuned["steps_per_s"]
         print({key: round(rate) for key, rate in rates.items()}, flush=True)
@@ -196,18 +226,18 @@ def show(name: str, row: Mapping[str, Any], indent: int = 0) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rows", default="light,tails,auto")
+    parser.add_argument("--rows", default="light,tails,busy,auto")
     parser.add_argument("--slots", type=int, default=64, help="of the row vit")
     parser.add_argument("--step_s", type=float, default=0.0035, help="of the row vit: CPU time of a step")
     parser.add_argument("--episodes", type=int, default=256, help="of the row vit, each of 100 steps")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    results: dict[str, Any] = {"cores": os.cpu_count()}
+    results: dict[str, Any] = {"cores": CORES}
     for name in given.rows.split(","):
         if name == "vit":
             results[name] = vit(given.repeats, given.slots, given.step_s, given.episodes)
         else:
-            results[name] = {"light": light, "tails": tails, "auto": auto}[name](given.repeats)
+            results[name] = {"light": light, "tails": tails, "auto": auto, "busy": busy}[name](given.repeats)
         show(name, results[name])
     if given.json is not None:
         given.json.write_text(json.dumps(results, indent=2))

@@ -50,7 +50,9 @@ class Working(gymnasium.Env[Any, Any]):
         return self._observation, {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        if self._sleeps:
+        if self._step_s == 0:
+            pass
+        elif self._sleeps:
             time.sleep(self._step_s)
         else:
             end = time.thread_time() + self._step_s

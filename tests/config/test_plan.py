@@ -300,6 +300,44 @@ BAD_DOCUMENTS: list[tuple[str, dict[str, Any], list[str]]] = [
         ["job 'a': language_instruction: found '\\ud800'; it is not valid Unicode text (a lone surrogate)"],
     ),
     (
+        "groups of slots in one process",
+        document(job(num_envs=4, num_groups=2)),
+        [
+            "job 'a': 'num_groups' 2 is for slots in child processes: give 'vectorization: async', 'num_envs' and "
+            "'num_episodes' with it, or leave it out"
+        ],
+    ),
+    (
+        "groups of slots that are yet to be chosen",
+        document(job(num_envs="auto", num_groups=2, vectorization="async")),
+        [
+            "job 'a': 'num_groups' 2 is for slots in child processes: give 'vectorization: async', 'num_envs' and "
+            "'num_episodes' with it, or leave it out"
+        ],
+    ),
+    (
+        "groups that share a budget of steps",
+        document(job(num_envs=4, num_groups=2, vectorization="async", num_steps=9, num_episodes=...)),
+        [
+            "job 'a': 'num_groups' 2 is for slots in child processes: give 'vectorization: async', 'num_envs' and "
+            "'num_episodes' with it, or leave it out"
+        ],
+    ),
+    (
+        "groups of unequal size",
+        document(job(num_envs=4, num_groups=3, vectorization="async")),
+        ["job 'a': 'num_groups' 3 does not divide 'num_envs' 4; groups are of equal size"],
+    ),
+    (
+        "slots and groups that are no numbers",
+        document(job(num_envs="many", num_groups=0, vectorization="both")),
+        [
+            "job 'a': num_envs: found 'many'; must be a whole number or 'auto'",
+            "job 'a': num_groups: found 0; must be at least 1",
+            "job 'a': vectorization: found 'both'; Valid: async, auto, sync",
+        ],
+    ),
+    (
         "defaults misspelt: said once",
         document(job("a"), job("b"), defaults={"num_env": 2}),
         [

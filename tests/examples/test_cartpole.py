@@ -11,7 +11,7 @@ from tests.examples.commands import count_frames, run_job_file
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     folder = tmp_path_factory.mktemp("runs")
-    return RunResult.load(run_job_file("cartpole.yaml", "--video_base_dir", folder, "*:num_episodes=6"))
+    return RunResult.load(run_job_file("cartpole.yaml", "--video_base_dir", folder, "*:num_episodes=3"))
 
 
 pytestmark = [pytest.mark.ray, pytest.mark.heavy]
@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.heavy]
 def test_every_episode_is_completed(result: RunResult) -> None:
     assert result.status == "completed"
     assert {name: job.counts["completed"] for name, job in result.jobs.items()} == {
-        "cartpole-trained": 6,
-        "cartpole-random": 6,
+        "cartpole-trained": 3,
+        "cartpole-random": 3,
     }
 
 
