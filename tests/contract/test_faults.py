@@ -217,7 +217,7 @@ def test_a_stall_and_a_factory_out_of_time(run: Run, seeds: list[int], local_ray
         max_attempts=2,
         stall_timeout=1.0,
         num_workers=1,
-        start_timeout=8.0,
+        start_timeout=14.0,
         continue_on_error=True,
     )
     assert statuses(result.run_dir, "once") == [(0, "completed"), (1, "completed"), (2, "completed")]
