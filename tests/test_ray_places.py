@@ -90,7 +90,7 @@ def reference(tmp_path: Path, **changes: Any) -> RunResult:
 
 
 def test_a_gpu_on_which_every_worker_dies_is_quarantined(tmp_path: Path, cluster: Any) -> None:
-    kwargs = {"where": "CUDA_VISIBLE_DEVICES", "what": "0", "max_length": 6, "step_s": 0.1}
+    kwargs = {"where": "CUDA_VISIBLE_DEVICES", "what": "0", "max_length": 6, "step_s": 0.25}
     changes: dict[str, Any] = {"num_episodes": 24}
     result = run(tmp_path, kwargs, resources={"num_gpus": 1, "num_cpus": 0.5}, chunk_size=2, max_attempts=9, **changes)
     assert result.status == "completed"

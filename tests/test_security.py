@@ -94,7 +94,7 @@ def test_values_of_environment_variables_stand_nowhere(tmp_path: Path, monkeypat
 
 
 def test_nothing_of_a_run_directory_is_unpickled() -> None:
-    """Only `sb3` reads a pickle: its own file format, named by the user."""
+    """Only `sb3` reads a pickle: its own file format, named by the user. The others hear children of this process."""
     users = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -102,7 +102,7 @@ def test_nothing_of_a_run_directory_is_unpickled() -> None:
             module = node.module if isinstance(node, ast.ImportFrom) else None
             if {module, *names} & {"pickle", "dill", "joblib", "cloudpickle", "marshal", "shelve"}:
                 users.add(path.relative_to(PACKAGE).as_posix())
-    assert users <= {"policies/sb3.py", "video/sub_env_recorders.py"}
+    assert users <= {"policies/sb3.py", "video/sub_env_recorders.py", "envs/child_vector_env.py"}
 
 
 def test_yaml_that_names_python_objects_is_refused(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_observations_are_copies(tmp_path: Path, vectorization: str) -> None:
 
 
 class Rendezvous:
-    """Answers group 0 a second time only while the environments of group 1 make their first step."""
+    """Once group 1 has been answered, answers group 0 only while the environments of group 1 make their first step."""
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
@@ -206,7 +206,7 @@ class Rendezvous:
     def act(self, observations: Any, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         self._calls[int(slots[0])] += 1
         held = self._folder / f"hold-{episode_seed(0, 2)}"
-        if slots[0] == 0 and self._calls[0] == 2:
+        if slots[0] == 0 and self._calls[2] and held.exists():
             _wait_while(lambda: not (self._folder / f"stepping-{episode_seed(0, 2)}").exists())
             held.unlink()
         return np.zeros(len(slots), np.int64)
