@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from arena_ray.comparison import Comparison as Comparison
+    from arena_ray.comparison import compare as compare
     from arena_ray.errors import ArenaError as ArenaError
     from arena_ray.errors import ConfigError as ConfigError
     from arena_ray.errors import NotEnoughResourcesError as NotEnoughResourcesError
@@ -30,6 +32,8 @@ _HOMES = {
     "evaluate": "arena_ray.eval_runner",
     "replay": "arena_ray.replay_runner",
     "resume": "arena_ray.resume_runner",
+    "compare": "arena_ray.comparison",
+    "Comparison": "arena_ray.comparison",
     "ReplayResult": "arena_ray.results",
     "RunResult": "arena_ray.results",
     "JobResult": "arena_ray.results",
@@ -49,6 +53,8 @@ __all__ = [
     "evaluate",
     "replay",
     "resume",
+    "compare",
+    "Comparison",
     "ReplayResult",
     "RunResult",
     "JobResult",

@@ -1,4 +1,4 @@
-"""The command line: ``arena-ray run | policy | resume | replay | schema | doctor``. It chooses pool and display.
+"""The command line: ``arena-ray run | policy | resume | replay | compare | ...``. It chooses pool and display.
 
 Flags have underscores, as in the Isaac Lab family. Exit codes: 0 every requested episode is completed (replayed: and
 came to the same); 1 some are not; 2 bad input, nothing started; 3 no node could run a worker; 130 and 143 after SIGINT
@@ -8,7 +8,6 @@ and SIGTERM.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -23,15 +22,10 @@ from typing import Any, NoReturn
 import click
 
 from arena_ray import __version__
-from arena_ray.errors import ArenaError, NotEnoughResourcesError, nearest
+from arena_ray.analysis_commands import compare, export, plan
+from arena_ray.command import Command
+from arena_ray.errors import ArenaError, NotEnoughResourcesError
 from arena_ray.specs import POLICY_TYPES, RunSettings
-
-#: Spellings of IsaacLab-Arena before its PR #801.
-RETIRED_FLAGS = {
-    "--video": "--record_viewport_video",
-    "--camera_video": "--record_camera_video",
-    "--video_dir": "--video_base_dir",
-}
 
 #: Width of the table where standard output is no terminal, characters.
 PLAIN_WIDTH = 110
@@ -51,35 +45,6 @@ REPLAY_HELP = {
 NO_RESUME_FLAGS = frozenset({"video_base_dir", "record_viewport_video", "record_camera_video"})
 
 _ENV_ID = re.compile(r"(?:[\w.]+:)?[\w./-]+-v\d+")
-
-
-class _Command(click.Command):
-    """A command whose errors name the right flag."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        flags = {option for parameter in self.params for option in parameter.opts if option.startswith("--")}
-        for arg in args:
-            if arg == "--":
-                break
-            self._check_spelling(arg.split("=", 1)[0], flags, ctx)
-        self._check_values(args, ctx)
-        return super().parse_args(ctx, args)
-
-    def _check_values(self, args: list[str], ctx: click.Context) -> None:
-        with_value = [option for option in self.params if isinstance(option, click.Option) and not option.is_flag]
-        names = {name for option in with_value for name in option.opts}
-        for flag, value in itertools.pairwise(args):
-            if flag in names and value.startswith("--"):
-                raise click.UsageError(f"{flag} needs a value, but {value} follows", ctx)
-
-    def _check_spelling(self, flag: str, flags: set[str], ctx: click.Context) -> None:
-        if not flag.startswith("--") or flag in flags or flag == "--help":
-            return
-        underscored = "--" + flag[2:].replace("-", "_")
-        right = RETIRED_FLAGS.get(underscored, underscored)
-        if right in flags:
-            raise click.UsageError(f"there is no flag {flag}; it is called {right}", ctx)
-        raise click.UsageError(f"there is no flag {flag}; {nearest(flag, flags)}", ctx)
 
 
 class _NumberOrAuto(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
@@ -155,7 +120,7 @@ def cli() -> None:
     """Find out how good a policy really is: policies x environments x episodes, on a laptop or a cluster."""
 
 
-@cli.command(cls=_Command)
+@cli.command(cls=Command)
 @click.argument("jobs", required=False)
 @click.argument("overrides", nargs=-1)
 @click.option("--eval_jobs_config", metavar="FILE", help="The job file, as IsaacLab-Arena calls it.")
@@ -176,7 +141,7 @@ def run(jobs: str | None, overrides: Sequence[str], eval_jobs_config: str | None
     return _execute(load_plan(jobs, overrides, _given(flags)))
 
 
-@cli.command(cls=_Command)
+@cli.command(cls=Command)
 @click.option("--env", required=True, metavar="ID_OR_ENTRY_POINT", help="Gymnasium id, or package.module:factory.")
 @click.option(
     "--policy",
@@ -210,7 +175,7 @@ def policy(env: str, policy: str, env_kwargs: str | None, policy_kwargs: str | N
     return _execute(plan)
 
 
-@cli.command(cls=_Command)
+@cli.command(cls=Command)
 @click.argument("run_dir", required=False)
 @click.argument("overrides", nargs=-1)
 @click.option("--retry_failed", is_flag=True, help="Run episodes again that are recorded as error or timeout.")
@@ -234,7 +199,7 @@ def resume(run_dir: str | None, overrides: Sequence[str], retry_failed: bool, **
     return _conclude(result, resumption)
 
 
-@cli.command(cls=_Command)
+@cli.command(cls=Command)
 @click.argument("run_dir")
 @click.option("--job", required=True, metavar="NAME", help="A job of the run.")
 @click.option("--episodes", required=True, metavar="3,7,10-12", help="Episodes, each of which has a record.")
@@ -257,7 +222,7 @@ def replay(run_dir: str, job: str, episodes: str, **flags: Any) -> int:
     return 1 if result.signal is None else 128 + result.signal
 
 
-@cli.command(cls=_Command)
+@cli.command(cls=Command)
 def schema() -> int:
     """Print the JSON Schema of a job file."""
     from arena_ray.config import json_schema
@@ -266,13 +231,17 @@ def schema() -> int:
     return 0
 
 
-@cli.command(cls=_Command)
+@cli.command(cls=Command)
 @click.option("--address", help="Ray cluster to look at; without it, Ray on this machine.")
 def doctor(address: str | None) -> int:
     """Say what this machine or cluster has, and what to do about what is missing."""
     from arena_ray.doctor import examine
 
     return examine(address)
+
+
+for _command in (compare, plan, export):
+    cli.add_command(_command)
 
 
 def _execute(plan: Any) -> int:

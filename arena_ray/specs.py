@@ -271,7 +271,7 @@ class EvalJob(_Spec):
         twice = sorted({key for key in keys if keys.count(key) > 1})
         if twice:
             raise ValueError(f"{', '.join(map(repr, twice))} named twice; each metric once")
-        taken = sorted({"success_rate", "return", "length"} & set(keys))
+        taken = sorted({"success_rate", "return", "length", "return_iqm", "length_iqm"} & set(keys))
         if taken:
             raise ValueError(f"{', '.join(map(repr, taken))} is a metric of every job already; leave it out")
         return value

@@ -22,6 +22,7 @@ ROWS: list[set[str]] = [
     {"worker_events"},
     {"config", "chunking", "index_ranges", "ledger", "run_dir", "statistics", "entry_points"},
     {"results"},
+    {"comparison", "export"},
     {"narration"},
     {"video", "devices", "processes", "memory"},
     {"envs", "policies"},
@@ -34,6 +35,8 @@ ROWS: list[set[str]] = [
     {"eval_runner"},
     {"policy_runner", "replay_runner", "resume_runner"},
     {"report", "doctor"},
+    {"command"},
+    {"analysis_commands"},
     {"cli"},
 ]
 
@@ -50,7 +53,7 @@ RESERVED = {
     "yaml": {"config"},
     "av": {"video"},
     "imageio_ffmpeg": {"video"},
-    "click": {"cli.py"},
+    "click": {"cli.py", "command.py", "analysis_commands.py"},
 }
 
 
@@ -115,6 +118,7 @@ def test_every_module_stands_in_a_row() -> None:
         pytest.param("import arena_ray", id="package"),
         pytest.param("from arena_ray.cli import run_command; run_command(['--help'])", id="help"),
         pytest.param("import arena_ray; arena_ray.RunResult; arena_ray.EvalJob", id="reading"),
+        pytest.param("import arena_ray; arena_ray.compare", id="comparing"),
     ],
 )
 def test_light_uses_import_nothing_heavy(code: str) -> None:

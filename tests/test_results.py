@@ -125,3 +125,18 @@ def test_errors_are_never_failures() -> None:
     tally.add(EpisodeRecord(job="a", episode=0, seed=0, status="error", success=None))
     assert tally.metrics()["success_rate"].value is None
     assert tally.counts()["error"] == 1
+
+
+def test_tags_and_all_jobs_together_stand_in_the_summary(result: RunResult) -> None:
+    summary = json.loads((result.run_dir / "summary.json").read_text())
+    assert summary["overall"]["jobs"] == ["cams", "plain"]
+    assert summary["overall"]["episodes"] == {"completed": 11, "error": 0, "timeout": 0}
+    assert summary["groups"] == {"suite": {"x": {**summary["groups"]["suite"]["x"], "jobs": ["plain"]}}}
+    plain = summary["jobs"]["plain"]["metrics"]
+    assert summary["groups"]["suite"]["x"]["metrics"] == plain
+    returns = [record.episode_return for record in result.records()]
+    overall = summary["overall"]["metrics"]
+    assert overall["return"]["value"] == pytest.approx(sum(value or 0 for value in returns) / 11)
+    assert (overall["success_rate"]["n"], overall["return_iqm"]["n"]) == (11, 11)
+    assert overall["return_iqm"]["method"] == "stratified bootstrap"
+    assert plain["return_iqm"]["value"] == pytest.approx(sorted(returns[8:], key=lambda value: value or 0)[1], abs=10)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from arena_ray.errors import RunDirError, nearest
 from arena_ray.records import SCHEMA_VERSION, EpisodeRecord, Metric
 from arena_ray.results import table
+from arena_ray.results.aggregate import GroupResult, group_of, jobs_by_tag
 from arena_ray.results.bottleneck import bottleneck
 from arena_ray.results.tally import JobTally, tallies_for
 from arena_ray.results.usage import JobUsage
@@ -36,7 +37,8 @@ class JobResult:
         status: ``completed``: every requested episode has a completed record; ``failed``; ``incomplete``.
         requested: Episodes asked for; ``None`` for `num_steps`.
         counts: Episodes by status: ``completed``, ``error``, ``timeout``.
-        metrics: ``success_rate``, ``return``, ``length`` and the job's own, over completed episodes.
+        metrics: ``success_rate``, mean and interquartile mean of ``return`` and ``length`` (``return_iqm``,
+            ``length_iqm``), and the means of the job's own, over completed episodes.
         error: Why the job failed, if it did.
         tags: The job's tags.
         videos: Paths of the videos, relative to the run directory, in episode order.
@@ -73,12 +75,16 @@ class RunResult:
         status: ``running``, ``completed``, ``failed`` or ``interrupted``.
         jobs: Results by job name, in the order of the job file.
         notes: What limits the results, e.g. an environment that ignores its seed.
+        overall: All jobs together.
+        groups: Jobs with one tag together, by tag and value.
     """
 
     run_dir: Path = dataclasses.field(compare=False)
     status: str
     jobs: Mapping[str, JobResult]
     notes: tuple[str, ...] = ()
+    overall: GroupResult | None = None
+    groups: Mapping[str, Mapping[str, GroupResult]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(cls, run_dir: str | os.PathLike[str]) -> RunResult:
@@ -119,12 +125,22 @@ class RunResult:
             notes: What limits the results.
         """
         results = {job.name: _job_result(job, tallies[job.name], verdicts.get(job.name), run_dir) for job in jobs}
-        return cls(run_dir, status, results, notes)
+        samples = {name: tallies[name].samples() for name in results}
+        counts = {name: result.counts for name, result in results.items()}
+        groups = {
+            tag: {value: group_of(names, samples, counts) for value, names in values.items()}
+            for tag, values in jobs_by_tag(jobs).items()
+        }
+        return cls(run_dir, status, results, notes, group_of([*results], samples, counts), groups)
 
     def summary(self) -> dict[str, Any]:
         """Return the content of ``summary.json``."""
         jobs = {name: _summary(job) for name, job in self.jobs.items()}
-        return {"schema": SCHEMA_VERSION, "status": self.status, "jobs": jobs}
+        groups = {
+            tag: {value: group.to_json() for value, group in values.items()} for tag, values in self.groups.items()
+        }
+        overall = None if self.overall is None else self.overall.to_json()
+        return {"schema": SCHEMA_VERSION, "status": self.status, "jobs": jobs, "groups": groups, "overall": overall}
 
     def records(self) -> Iterator[EpisodeRecord]:
         """Yield the newest record of every episode: jobs in order, episodes in order."""

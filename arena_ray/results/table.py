@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from arena_ray.records import Metric
+from arena_ray.results.aggregate import COMMON_METRICS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,7 +78,7 @@ def _own_metrics(result: RunResult) -> list[str]:
         f"{job.name}: {name} {interval(metric)}".replace("\n", " ")
         for job in result.jobs.values()
         for name, metric in job.metrics.items()
-        if name not in ("success_rate", "return", "length")
+        if name not in COMMON_METRICS
     ]
 
 

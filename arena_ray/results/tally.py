@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import dataclasses
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from arena_ray import statistics
 from arena_ray.records import EpisodeRecord, Metric
+from arena_ray.results.aggregate import JobSamples, metrics_of
 from arena_ray.results.usage import UsageTally
 from arena_ray.specs import EvalJob
 
 _STATUSES = ("completed", "error", "timeout")
 _NOT_SAID = -1
+
+
+#: What stands for a seed that nobody knows.
+NO_SEED = -1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JobColumns:
+    """A job's episodes, one row each, in episode order; of several records of an episode the newest.
+
+    Attributes:
+        episode: ``int64[n]``.
+        seed: ``int64[n]``; `NO_SEED` where the environment started the episode by itself.
+        completed: ``bool[n]``; the others are ``error`` or ``timeout``.
+        success: ``int8[n]``: 1, 0, or -1 where nobody said.
+        values: ``float64[n]`` for ``return``, ``length`` and each of the job's own metrics; NaN where there is none.
+    """
+
+    episode: npt.NDArray[np.int64]
+    seed: npt.NDArray[np.int64]
+    completed: npt.NDArray[np.bool_]
+    success: npt.NDArray[np.int8]
+    values: Mapping[str, npt.NDArray[np.float64]]
 
 
 class JobTally:
@@ -31,11 +56,10 @@ class JobTally:
 
     def __init__(self, metric_names: Iterable[str]) -> None:
         self._episode = array("q")
+        self._seed = array("q")
         self._status = array("b")
         self._success = array("b")
-        self._return = array("d")
-        self._length = array("d")
-        self._metrics = {name: array("d") for name in metric_names}
+        self._values = {name: array("d") for name in ("return", "length", *metric_names)}
         self._videos: dict[int, tuple[str, ...]] = {}
         self._errors: dict[int, str] = {}
         self.usage = UsageTally()
@@ -43,12 +67,12 @@ class JobTally:
     def add(self, record: EpisodeRecord) -> None:
         """Add a record."""
         self._episode.append(record.episode)
+        self._seed.append(NO_SEED if record.seed is None else record.seed)
         self._status.append(_STATUSES.index(record.status))
         self._success.append(_NOT_SAID if record.success is None else int(record.success))
-        self._return.append(_number(record.episode_return))
-        self._length.append(_number(record.length))
-        for name, column in self._metrics.items():
-            column.append(_number(record.metrics.get(name)))
+        numbers = {**record.metrics, "return": record.episode_return, "length": record.length}
+        for name, column in self._values.items():
+            column.append(_number(numbers.get(name)))
         self._errors.pop(record.episode, None)
         if record.error is not None:
             self._errors[record.episode] = f"{record.error.type}: {record.error.message}"
@@ -70,13 +94,30 @@ class JobTally:
         return f"episode {episode}: {self._errors[episode]}{others}"
 
     def metrics(self) -> dict[str, Metric]:
-        """Return every metric of the completed episodes, `success_rate`, `return` and `length` first."""
+        """Return every metric of the completed episodes: those of `metrics_of`, then the job's own."""
         rows = self._completed()
-        columns = {"return": self._return, "length": self._length, **self._metrics}
+        own = {name: column for name, column in self._values.items() if name not in ("return", "length")}
         return {
-            "success_rate": statistics.success_rate(self._outcomes(rows)),
-            **{name: statistics.mean(_finite(np.array(column)[rows])) for name, column in columns.items()},
+            **metrics_of([self.samples()]),
+            **{name: statistics.mean(_finite(np.array(column)[rows])) for name, column in own.items()},
         }
+
+    def samples(self) -> JobSamples:
+        """Return what the completed episodes came to."""
+        rows = self._completed()
+        returns, lengths = (_finite(np.array(self._values[name])[rows]) for name in ("return", "length"))
+        return JobSamples(outcomes=self._outcomes(rows), returns=returns, lengths=lengths)
+
+    def columns(self) -> JobColumns:
+        """Return the rows of all episodes."""
+        rows = self._newest()
+        return JobColumns(
+            episode=np.array(self._episode, dtype=np.int64)[rows],
+            seed=np.array(self._seed, dtype=np.int64)[rows],
+            completed=np.array(self._status, dtype=np.int8)[rows] == 0,
+            success=np.array(self._success, dtype=np.int8)[rows],
+            values={name: np.array(column)[rows] for name, column in self._values.items()},
+        )
 
     def videos(self) -> list[str]:
         """Return the paths of all videos, relative to the run directory, in episode order."""

@@ -165,11 +165,11 @@ def test_events(mixed: RunResult) -> None:
 
 def test_summary(mixed: RunResult) -> None:
     document = summary(mixed.run_dir)
-    assert set(document) == {"schema", "status", "jobs"}
+    assert {"schema", "status", "jobs"} <= set(document)
     assert document["status"] == "failed"
     assert list(document["jobs"]) == ["good", "bad", "empty"]
     for job in document["jobs"].values():
-        assert set(job) == {"status", "episodes", "metrics", "error", "videos", "usage"}
+        assert {"status", "episodes", "metrics", "error", "videos"} <= set(job)
         assert set(job["episodes"]) == {"requested", "completed", "error", "timeout"}
         for metric in job["metrics"].values():
             assert set(metric) == {"value", "low", "high", "n", "confidence", "method"}

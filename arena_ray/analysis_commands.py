@@ -1,0 +1,95 @@
+"""The commands that read run directories and count: ``arena-ray compare | plan | export``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from arena_ray.command import Command
+from arena_ray.errors import ArenaError
+
+
+@click.command(cls=Command)
+@click.argument("run_a")
+@click.argument("run_b")
+@click.option("--json", "json_file", metavar="FILE", help="Write all figures to FILE; - is standard output.")
+@click.option("--gate", is_flag=True, help="Exit code 0 no regression, 1 worse, 4 undecided, 5 not comparable.")
+@click.option("--margin", type=float, default=0.05, show_default=True, help="Rates that differ by less do not differ.")
+@click.option("--confidence", type=float, default=0.95, show_default=True, help="With which verdicts hold.")
+@click.option("--higher_is_better", multiple=True, metavar="METRIC", help="Of this metric of the jobs, more is better.")
+@click.option("--lower_is_better", multiple=True, metavar="METRIC", help="Of this metric, less is better; e.g. length.")
+def compare(run_a: str, run_b: str, json_file: str | None, gate: bool, **options: Any) -> int:
+    """Is the run in RUN_B better than that in RUN_A? Episodes of one seed are compared with each other."""
+    from arena_ray.comparison import compare as compare_runs
+
+    comparison = compare_runs(run_a, run_b, **options)
+    if json_file is not None:
+        _write_json(json_file, comparison.to_json())
+    if json_file != "-":
+        click.echo(str(comparison))
+    return comparison.gate_code if gate else 0
+
+
+@click.command(cls=Command)
+@click.option("--baseline", type=float, required=True, metavar="RATE", help="Success rate of A, 0 to 1.")
+@click.option("--difference", type=float, required=True, metavar="RATE", help="Of B's rate from A's; may be negative.")
+@click.option("--power", type=float, default=0.8, show_default=True, help="Probability with which it is to be found.")
+@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of the test.")
+@click.option("--paired", is_flag=True, help="Only on the same seeds.")
+@click.option("--discordant", type=float, metavar="RATE", help="Share of pairs in which only one of both succeeds.")
+def plan(baseline: float, difference: float, power: float, confidence: float, **options: Any) -> int:
+    """Say how many episodes of each policy it takes to find a difference of success rates."""
+    if not 0 < power < 1 or not 0 < confidence < 1:
+        raise click.UsageError(f"--power {power:g} and --confidence {confidence:g} must lie between 0 and 1")
+    from arena_ray.comparison.planning import plan_lines
+
+    try:
+        lines = plan_lines(baseline, difference, power=power, confidence=confidence, **options)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    click.echo("\n".join(lines))
+    return 0
+
+
+@click.command(cls=Command)
+@click.argument("run_dir")
+@click.option("--format", "form", type=click.Choice(["lerobot", "csv"]), required=True, help="What to write.")
+@click.option("--output", metavar="FILE", help="Where to; - is standard output. Default: a file in RUN_DIR.")
+def export(run_dir: str, form: str, output: str | None) -> int:
+    """Write the run in RUN_DIR as LeRobot's eval_info.json, or as a table with a line for each episode."""
+    from arena_ray.export import DEFAULT_NAMES, csv_text, lerobot_document
+    from arena_ray.results import RunResult
+
+    result = RunResult.load(run_dir)
+    target = str(result.run_dir / DEFAULT_NAMES[form]) if output is None else output
+    if form == "csv":
+        _write(target, csv_text(result))
+    else:
+        _write_json(target, lerobot_document(result))
+    if target != "-":
+        click.echo(target)
+    return 0
+
+
+def _write_json(target: str, content: dict[str, Any]) -> None:
+    from arena_ray.json_files import strict_json
+
+    _write(target, strict_json(content, indent=2) + "\n")
+
+
+def _write(target: str, text: str) -> None:
+    """Write a file, or standard output if it is ``-``.
+
+    Raises:
+        ArenaError: If it cannot be written.
+    """
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        Path(target).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+    except OSError as error:
+        raise ArenaError(f"cannot write {target!r}: {error}") from error
