@@ -29,6 +29,31 @@ def local_ray() -> Iterator[None]:
     ray.shutdown()
 
 
+#: Modules that take longest, the longest first: begun last, they would keep one process busy while the others wait.
+LONGEST = (
+    "tests.chaos.test_workers",
+    "tests.chaos.test_drivers",
+    "tests.test_ray_places",
+    "tests.test_ray_faults",
+    "tests.test_invariance",
+    "tests.test_readme",
+    "tests.test_what_is_recorded",
+    "tests.contract.test_faults",
+    "tests.test_ray_recycling",
+    "tests.test_vectorized",
+)
+
+
+def _module_of(item: pytest.Item) -> str:
+    return item.nodeid.split("::")[0].removesuffix(".py").replace("/", ".")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the modules that take longest."""
+    place = {name: index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(_module_of(item), len(LONGEST)))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what the disasters of `tests/chaos` came to."""
     reports = terminalreporter.getreports("passed")

@@ -137,7 +137,7 @@ def test_light_uses_are_quick(command: list[str]) -> None:
         subprocess.run([sys.executable, *command], check=True, timeout=60, stdout=subprocess.DEVNULL)
         return time.monotonic() - started
 
-    assert min(seconds() for _ in range(5)) < 0.5
+    assert min(seconds() for _ in range(5)) < 1  # Alone it takes 0.2 to 0.35 s.
 
 
 def test_public_names_exist_and_are_listed() -> None:

@@ -27,7 +27,7 @@ SLOW = {"step_s": 0.02, "max_length": 12}
 VIDEO = {"record_viewport_video": True}
 
 #: A driver is imported, joins Ray and starts its workers, on two busy cores.
-START_S = 12.0
+START_S = 18.0
 
 #: Signals and locks are answered within so long.
 ANSWER_S = 40.0

