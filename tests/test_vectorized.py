@@ -136,7 +136,7 @@ def test_of_groups_that_are_all_done_each_has_its_turn(tmp_path: Path) -> None:
             send(slots, group)
         received = []
         for _ in range(6):
-            _wait_while(lambda: not all(pipe.poll() for group in slots._groups for pipe in group.env.parent_pipes))
+            _wait_while(lambda: not all(group.done(0) for group in slots._groups))
             slots.receive()
             (group,) = slots.settled()
             received.append(group)

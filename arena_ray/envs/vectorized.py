@@ -18,7 +18,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import create_empty_array
 
 from arena_ray.envs.base import Outcome, SlotsError, Ticket, check_actions, is_whole, put_rows, take_rows
-from arena_ray.envs.child_vector_env import ChildVectorEnv
+from arena_ray.envs.child_vector_env import ChildVectorEnv, can_gate
 from arena_ray.envs.episode_slot import OUTCOME, TICKETS
 from arena_ray.records import VideoFile
 
@@ -219,6 +219,9 @@ class _Group:
         self._set_running(self._running - outcomes.keys())
         return outcomes
 
+    def reads(self, descriptor: int) -> bool:
+        return False
+
     def _dead_children(self) -> dict[int, int]:
         return {}
 
@@ -237,7 +240,7 @@ class _ChildGroup(_Group):
         mode = AutoresetMode.DISABLED
         spaces = factories[0]()  # In this process a factory gives the spaces only.
         env: AsyncVectorEnv
-        if shareable and _fixed_size(spaces.action_space):
+        if shareable and _fixed_size(spaces.action_space) and can_gate():
             env = ChildVectorEnv(factories, spaces.action_space, START_METHOD)
         else:
             env = AsyncVectorEnv(
@@ -254,20 +257,35 @@ class _ChildGroup(_Group):
             self.call, self._silent = functools.partial(_raise, error), set()
             return
         self.call = getattr(self.env, f"{name}_wait")
+        if self._steps_through_gate():
+            return
         self._silent = {pipe.fileno() for pipe in self.env.parent_pipes}
         for pipe in self._silent:
             self._poller.register(pipe, select.POLLIN)
 
+    def _steps_through_gate(self) -> bool:
+        return isinstance(self.env, ChildVectorEnv) and self.env.is_stepping
+
     def done(self, timeout_ms: int) -> bool:
         """Return whether every child has answered, or died, after waiting for one that has not."""
+        if self._steps_through_gate():
+            return bool(self.env.await_step(timeout_ms))
         if self._silent:
             for pipe, _ in self._poller.poll(timeout_ms):
                 self._poller.unregister(pipe)
                 self._silent.discard(pipe)
         return not self._silent
 
-    def silent_pipes(self) -> set[int]:
-        return self._silent
+    def awaits(self) -> dict[int, int]:
+        """Return the descriptors, and their events, of which one has news before the group is done."""
+        if self._steps_through_gate():
+            reports, pipes = self.env.descriptors()
+            return {reports: select.POLLIN, **dict.fromkeys(pipes, 0)}
+        return dict.fromkeys(self._silent, select.POLLIN)
+
+    def reads(self, descriptor: int) -> bool:
+        """Whether reports of several children arrive at a descriptor."""
+        return self._steps_through_gate() and descriptor == self.env.descriptors()[0]
 
     def _dead_children(self) -> dict[int, int]:
         """Return the exit codes of the children that died by themselves, by slot."""
@@ -290,6 +308,8 @@ class _ChildGroup(_Group):
         for pipe in self.env.parent_pipes:
             if pipe is not None:
                 pipe.close()
+        if isinstance(self.env, ChildVectorEnv):
+            self.env.let_go()
         self.env.closed = True
 
 
@@ -302,12 +322,14 @@ def _first_done(groups: Sequence[_Group]) -> _Group:
         for group in groups:
             if not isinstance(group, _ChildGroup) or group.done(0):
                 return group
-        poller = poller or select.poll()
-        silent = {pipe for group in groups if isinstance(group, _ChildGroup) for pipe in group.silent_pipes()}
-        for pipe in silent:
-            poller.register(pipe, select.POLLIN)
-        for pipe, _ in poller.poll():
-            poller.unregister(pipe)
+        if poller is None:
+            poller = select.poll()
+            for group in groups:
+                for descriptor, events in group.awaits().items() if isinstance(group, _ChildGroup) else ():
+                    poller.register(descriptor, events)
+        for descriptor, event in poller.poll():
+            if event != select.POLLIN or not any(group.reads(descriptor) for group in groups):
+                poller.unregister(descriptor)  # It has no more news.
 
 
 def _raise(error: Exception) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,8 @@ from gymnasium.vector.utils import create_empty_array
 from arena_ray import entry_points
 from arena_ray.errors import EntryPointError
 from arena_ray.policies.base import PolicyContext
+
+logger = logging.getLogger(__name__)
 
 
 class TorchPolicy:
@@ -39,7 +42,7 @@ class TorchPolicy:
         self.pad_batches = not self._one_by_one
 
     def warm_up(self, rows: int) -> None:
-        """Answer a batch of zeros, so that what is compiled at the first call is compiled now."""
+        """Answer a batch of zeros, so that what is compiled or loaded at the first call is so now."""
         rows = 1 if self._one_by_one else rows
         self.act(create_empty_array(self._observation_space, n=rows, fn=np.zeros), np.arange(rows))
 
@@ -112,7 +115,10 @@ def open_torch(
         module = module.to(context.device)
     module.eval()
     if not compile:
-        return TorchPolicy(module, context)
+        policy = TorchPolicy(module, context)
+        if context.device != "cpu":
+            _warm_up_if_it_can(policy, context.batch_rows)
+        return policy
     mode = None if context.device == "cpu" else "reduce-overhead"
     policy = TorchPolicy(torch.compile(module, dynamic=False, mode=mode), context)
     try:
@@ -123,6 +129,17 @@ def open_torch(
             "compiler (apt-get install g++) if that is what it lacks, or leave out 'compile'"
         ) from error
     return policy
+
+
+def _warm_up_if_it_can(policy: TorchPolicy, rows: int) -> None:
+    """Let the GPU's libraries start and choose their kernels now, which takes a second, and not in the first episode.
+
+    A module may refuse a batch of zeros; then its first real batch takes longer, and says what is wrong, if anything.
+    """
+    try:
+        policy.warm_up(rows)
+    except Exception as error:
+        logger.debug("the policy was not warmed up: %s: %s", type(error).__name__, error)
 
 
 def _one_row(batch: Any, index: int) -> Any:

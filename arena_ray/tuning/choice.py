@@ -19,10 +19,13 @@ SYNC_ROW_S = 6e-6
 PIPE_ROW_S = 25e-6
 CHILD_STEP_S = 40e-6
 
-#: Bounds that lie near each other are not reached: what waits for one makes the other wait. They are combined as
-#: ``(sum(bound ** -SHARPNESS)) ** (-1 / SHARPNESS)``: two equal ones give 0.79 of each (seen on a 16-core machine
-#: with an H200: 0.76), one that is half of another gives 0.96 of it.
-SHARPNESS = 3
+#: Bounds that lie near each other are not reached: what waits for one makes the other wait, the less the more groups
+#: take turns. They are combined as ``(sum(bound ** -sharpness)) ** (-1 / sharpness)``. With two groups (sharpness 3)
+#: two equal bounds give 0.79 of each (seen on a 16-core machine with an H200: 0.76), with four (6) 0.89.
+SHARPNESS_PER_GROUP = 1.5
+
+#: Four groups are worth their smaller batches from so many slots on: batches of 32 and more.
+FOUR_GROUPS_FROM = 128
 
 #: Bytes per second at which observations are copied out of shared memory.
 COPY_RATE = 4e9
@@ -135,14 +138,15 @@ def steps_per_s(measured: Measured, setting: SlotChoice, cores: float) -> float:
     slowest_s = measured.slowest_of(batch) + CHILD_STEP_S + copy_s
     by_thread = batch / here_s
     by_cores = cores / (cpu_s + here_s / batch)
+    sharpness = SHARPNESS_PER_GROUP * max(2, setting.num_groups)
     if setting.num_groups > 1:
-        return _combined(by_thread, by_cores, slots / (here_s + slowest_s))
+        return _combined(sharpness, by_thread, by_cores, slots / (here_s + slowest_s))
     queues = max(1.0, slots * cpu_s / (cores * slowest_s))  # All step at once, and then none while the policy answers.
-    return _combined(by_thread, by_cores, slots / (here_s + slowest_s * queues))
+    return _combined(sharpness, by_thread, by_cores, slots / (here_s + slowest_s * queues))
 
 
-def _combined(*bounds: float) -> float:
-    return float(math.fsum(bound**-SHARPNESS for bound in bounds) ** (-1 / SHARPNESS))
+def _combined(sharpness: float, *bounds: float) -> float:
+    return float(math.fsum(bound**-sharpness for bound in bounds) ** (-1 / sharpness))
 
 
 def _candidates(measured: Measured, limits: Limits) -> Iterator[SlotChoice]:
@@ -155,8 +159,12 @@ def _candidates(measured: Measured, limits: Limits) -> Iterator[SlotChoice]:
             (slots == counts[0] and limits.vectorization == "async") or _fits(slots * measured.child_mb, limits)
         ):
             yield SlotChoice(num_envs=slots, vectorization="async")
-            if slots >= 4 and slots % 2 == 0 and not limits.one_group:
+            if limits.one_group:
+                continue
+            if slots >= 4 and slots % 2 == 0:
                 yield SlotChoice(num_envs=slots, vectorization="async", num_groups=2)
+            if slots >= FOUR_GROUPS_FROM and slots % 4 == 0:
+                yield SlotChoice(num_envs=slots, vectorization="async", num_groups=4)
 
 
 def _fits(memory_mb: float, limits: Limits) -> bool:

@@ -178,14 +178,20 @@ class EncoderProcess:
         """
         with self._lock:
             self._raise_if_dead()
+            self._take_in()
             size = frame.nbytes
-            self._wait(lambda: self._in_flight[video] < FRAMES_IN_FLIGHT and self._ring.has_room(size))
+            if not self._has_room(video, size):
+                self._wait(lambda: self._has_room(video, size))
             if video in self._errors:
                 raise EncoderError(self._errors[video])
             self._in_flight[video] += 1
             self._ring.put(frame, video)
             if self._ring.counters.asleep:
                 self._send({"do": "wake"})
+
+    def _has_room(self, video: int, size: int) -> bool:
+        """Whether a frame of so many bytes can be handed over now."""
+        return self._in_flight[video] < FRAMES_IN_FLIGHT and self._ring.has_room(size)
 
     def close_video(self, video: int) -> None:
         """Complete a file.
@@ -230,11 +236,7 @@ class EncoderProcess:
         """Wait until frames that were read make a condition true."""
         given_up, looked = time.monotonic() + ANSWER_S, 0
         while True:
-            for video in self._ring.free():
-                if video in self._in_flight:
-                    self._in_flight[video] -= 1
-            while self._heard < self._ring.counters.complaints:
-                self._hear()
+            self._take_in()
             if condition():
                 return
             time.sleep(NAP_S)
@@ -243,6 +245,14 @@ class EncoderProcess:
                 self._bury(None)
             if time.monotonic() > given_up:
                 self._bury(TimeoutError(f"it did not answer for {ANSWER_S:.0f} s"))
+
+    def _take_in(self) -> None:
+        """Note which frames were read since the last call, and what failed."""
+        for video in self._ring.free():
+            if video in self._in_flight:
+                self._in_flight[video] -= 1
+        while self._heard < self._ring.counters.complaints:
+            self._hear()
 
     def _send(self, message: dict[str, Any]) -> None:
         """Send a message, to be carried out after the frames that were posted before it."""

@@ -54,8 +54,10 @@ def _in_autoreset_wrapper(env: Any) -> bool:
     return False
 
 
-def done_flags(terminated: Any, truncated: Any) -> npt.NDArray[np.bool_]:
+def done_flags(terminated: Any, truncated: Any) -> npt.NDArray[np.bool_] | tuple[bool]:
     """Return which slots' episodes ended, ``bool[N]``; one flag for a single environment."""
+    if isinstance(terminated, (bool, np.bool_)) and isinstance(truncated, (bool, np.bool_)):
+        return (bool(terminated or truncated),)
     if hasattr(terminated, "logical_or"):  # Tensors: one copy from the device instead of two.
         done = to_numpy(terminated.logical_or(truncated))
     else:

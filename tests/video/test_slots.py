@@ -69,7 +69,7 @@ def test_autoreset_mode_of_a_vector_env_that_does_not_say() -> None:
     ],
 )
 def test_done_is_terminated_or_truncated(terminated: Any, truncated: Any, expected: list[bool]) -> None:
-    assert done_flags(terminated, truncated).tolist() == expected
+    assert list(done_flags(terminated, truncated)) == expected
 
 
 @pytest.mark.parametrize(
