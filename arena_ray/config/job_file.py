@@ -34,6 +34,16 @@ class _StrictLoader(yaml.SafeLoader):
                 seen[key.tag, key.value] = key
         return node
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Carry out merges (`<<`), and keep of each key what overrides: PyYAML 6.0.4 loses that in nested merges."""
+        super().flatten_mapping(node)
+        last = {(key.tag, key.value): at for at, (key, _) in enumerate(node.value) if isinstance(key, yaml.ScalarNode)}
+        node.value = [
+            (key, value)
+            for at, (key, value) in enumerate(node.value)
+            if not isinstance(key, yaml.ScalarNode) or last[key.tag, key.value] == at
+        ]
+
 
 def parse_yaml(text: str) -> Any:
     """Return the data of a YAML text with one document: safe types only, no key twice.
