@@ -41,6 +41,9 @@ REPLAY_HELP = {
     "start_timeout": "Seconds that building environment and policy may take. Default: that of the run.",
 }
 
+#: Flags of a run that a replay does not have: it writes into the run directory that it is given, and adds no episodes.
+NO_REPLAY_FLAGS = frozenset({"video_base_dir", "trackers"})
+
 #: Flags of a run that a resumed run does not have: it writes where it began, and records what its jobs say.
 NO_RESUME_FLAGS = frozenset({"video_base_dir", "record_viewport_video", "record_camera_video"})
 
@@ -61,14 +64,23 @@ class _NumberOrAuto(click.ParamType):  # type: ignore[type-arg]  # generic from 
             self.fail(f"{value!r} is neither a number nor 'auto'", param, ctx)
 
 
+class _Names(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """Names with commas between them; an empty text is none."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return [name.strip() for name in value.split(",")] if value else []
+
+
 def _run_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add a flag for each setting of a run; its help is the setting's documentation."""
     return _add_flags(command, {name: _described(field) for name, field in RunSettings.model_fields.items()})
 
 
 def _replay_flags(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add a flag for each setting of a run that a replay has; it writes into the run directory that it is given."""
-    fields = {name: field for name, field in RunSettings.model_fields.items() if name != "video_base_dir"}
+    """Add a flag for each setting of a run that a replay has."""
+    fields = {name: field for name, field in RunSettings.model_fields.items() if name not in NO_REPLAY_FLAGS}
     return _add_flags(command, {name: REPLAY_HELP.get(name, _described(field)) for name, field in fields.items()})
 
 
@@ -87,7 +99,7 @@ def _add_flags(command: Callable[..., Any], descriptions: dict[str, str]) -> Cal
 
 def _described(field: Any) -> str:
     description = _words(field)
-    has_default = field.default is not None and not isinstance(field.default, bool)
+    has_default = field.default not in (None, ()) and not isinstance(field.default, bool)
     return f"{description} Default: {field.default}." if has_default else description
 
 
@@ -98,6 +110,8 @@ def _words(field: Any) -> str:
 def _flag_type(name: str, annotation: Any) -> dict[str, Any]:
     if name == "chunk_size":
         return {"type": _NumberOrAuto()}
+    if name == "trackers":
+        return {"type": _Names(), "metavar": "NAME,NAME"}
     choices = typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
     if choices:
         return {"type": click.Choice(choices)}

@@ -25,6 +25,7 @@ from arena_ray.records import EpisodeRecord
 from arena_ray.results import JobTally, RunResult, tallies_for
 from arena_ray.run_dir import RunDir, run_document, utc_text
 from arena_ray.run_lock import RunLock
+from arena_ray.trackers import Tracking, open_tracking
 from arena_ray.worker_events import Tuned
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class Journal(Narrator):
         argv: The command; by default this process's.
         observer: Is told of everything that is written.
         past: What stands in the run directory already.
+        tracking: Is told too, and waited for at the end.
 
     Attributes:
         mark: Of every process that the run's workers start.
@@ -94,8 +96,10 @@ class Journal(Narrator):
         argv: Sequence[str] | None = None,
         observer: RunObserver | None = None,
         past: Past | None = None,
+        tracking: Tracking | None = None,
     ) -> None:
-        super().__init__(observer)
+        super().__init__(observer, tracking)
+        self._tracking = tracking
         past = _nothing_before(run_dir, plan, utc_text(started_at)) if past is None else past
         self.run_dir = run_dir
         self.mark = past.mark
@@ -207,7 +211,19 @@ class Journal(Narrator):
             self._patiently(self._episodes.sync)
             self._patiently(self._events.sync)
             self._synced_at = time.monotonic()
+        self._write_news_of_trackers()
         self.tell("tick")
+
+    def _write_news_of_trackers(self) -> None:
+        if self._tracking is not None:
+            for kind, fields in self._tracking.news():
+                self.event(kind, None, **fields)
+
+    def _conclude_tracking(self, result: RunResult) -> None:
+        """Wait for the trackers; whatever goes wrong there costs the run nothing."""
+        if self._tracking is not None:
+            self._tracking.conclude(result, self.in_a_hurry)
+            self._write_news_of_trackers()
 
     def finish(self, status: str, verdicts: Mapping[str, tuple[str, str | None]]) -> RunResult:
         """Write what the run came to, and return it.
@@ -226,6 +242,7 @@ class Journal(Narrator):
         writes: list[Callable[[], None]] = [
             lambda: self.run_dir.write_summary(result.summary()),
             lambda: self._write_run(status, finished_at),
+            lambda: self._conclude_tracking(result),
             lambda: self.event("run_finished", status=status),
         ]
         for write in writes:
@@ -257,6 +274,8 @@ class Journal(Narrator):
                 log.close()
             except StorageError as problem:
                 logger.error("%s", problem)
+        if self._tracking is not None:
+            self._tracking.close()
         self._past.lock.release()
 
 
@@ -281,12 +300,16 @@ def new_run(plan: EvalPlan, observer: RunObserver | None = None) -> Callable[[Ma
     Args:
         plan: What runs.
         observer: Watches the run.
+
+    Raises:
+        ConfigError: If a tracker cannot be had.
     """
+    tracking = open_tracking(plan.settings.trackers)
 
     def open_journal(hardware: Mapping[str, Any]) -> Journal:
         now = datetime.datetime.now(datetime.timezone.utc)
         run_dir = RunDir.create(plan.settings.video_base_dir, now.astimezone())
-        return Journal(plan, run_dir, hardware, now, observer=observer)
+        return Journal(plan, run_dir, hardware, now, observer=observer, tracking=tracking)
 
     return open_journal
 

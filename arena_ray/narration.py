@@ -98,27 +98,26 @@ class RunJournal(Protocol[ResultT_co]):
 
 
 class Narrator:
-    """Tells an observer what happens; one that raises (a terminal that is gone) is told nothing more.
+    """Tells observers what happens; one that raises (a terminal that is gone) is told nothing more.
 
     Args:
-        observer: Whom to tell, if anybody.
+        *observers: Whom to tell, if anybody.
     """
 
-    def __init__(self, observer: RunObserver | None) -> None:
-        self._observer = observer
+    def __init__(self, *observers: RunObserver | None) -> None:
+        self._observers = [observer for observer in observers if observer is not None]
         self._notes: dict[tuple[str, str], str] = {}
         self.waited_s = 0.0
         self.in_a_hurry: Callable[[], bool] = lambda: False
 
     def tell(self, what: str, *facts: Any) -> None:
-        """Call a method of the observer."""
-        if self._observer is None:
-            return
-        try:
-            getattr(self._observer, what)(*facts)
-        except Exception:
-            self._observer = None
-            logger.exception("the observer failed, and is told nothing more")
+        """Call a method of every observer."""
+        for observer in [*self._observers]:
+            try:
+                getattr(observer, what)(*facts)
+            except Exception:
+                self._observers.remove(observer)
+                logger.exception("the observer failed, and is told nothing more")
 
     def event(self, kind: str, chunk: Chunk | None = None, /, **fields: Any) -> None:
         """Tell of an event; one about a chunk names job, chunk and attempt."""

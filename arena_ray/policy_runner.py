@@ -22,6 +22,7 @@ from arena_ray.json_files import LineLog
 from arena_ray.records import EpisodeRecord
 from arena_ray.run_dir import RunDir, read_records
 from arena_ray.specs import EvalJob
+from arena_ray.trackers import Tracking, open_tracking
 from arena_ray.video.encoder import usable_cores
 from arena_ray.worker import EvalWorker
 from arena_ray.worker_events import ChunkUsage, Failure, Notice
@@ -53,12 +54,13 @@ def run_rank(plan: EvalPlan) -> int:
             "job 'policy': num_envs 'auto' is chosen by the first worker for all, and the ranks of torchrun begin at "
             "once; give --num_envs a number"
         )
+    tracking = open_tracking(plan.settings.trackers) if rank == 0 else None
     _log_to_stderr(rank, world_size)
     import torch.distributed
 
     torch.distributed.init_process_group("gloo")
     try:
-        return _Rank(plan, job, rank, world_size).run()
+        return _Rank(plan, job, rank, world_size, tracking).run()
     finally:
         torch.distributed.destroy_process_group()
 
@@ -66,7 +68,10 @@ def run_rank(plan: EvalPlan) -> int:
 class _Rank:
     """This process's part of the run."""
 
-    def __init__(self, plan: EvalPlan, job: EvalJob, rank: int, world_size: int) -> None:
+    def __init__(
+        self, plan: EvalPlan, job: EvalJob, rank: int, world_size: int, tracking: Tracking | None
+    ) -> None:
+        self._tracking = tracking
         self._plan, self._job = plan, job
         self._rank, self._world_size = rank, world_size
         self._notices: list[Notice] = []
@@ -83,7 +88,7 @@ class _Rank:
             self._gather()
             return int(self._from_rank_0(lambda: 0))
         hardware = {"pool": "torchrun", "world_size": self._world_size}
-        with Journal(self._plan, run_dir, hardware, started_at) as journal:
+        with Journal(self._plan, run_dir, hardware, started_at, tracking=self._tracking) as journal:
             self._roll_out(run_dir)
             result = self._merge(journal, self._gather())
         code = int(self._from_rank_0(lambda: 0 if result.status == "completed" else 1))

@@ -199,6 +199,8 @@ def _find_records(run_dir: RunDir, job: EvalJob, ranges: Sequence[range]) -> dic
 def _plan(job: EvalJob, run: Mapping[str, Any], flags: Mapping[str, Any]) -> EvalPlan:
     if "video_base_dir" in flags:
         raise ConfigError("flags: video_base_dir: a replay writes into the run directory; leave it out")
+    if "trackers" in flags:
+        raise ConfigError("flags: trackers: a replay adds no episodes, and trackers are not told of it; leave it out")
     settings = run.get("settings")
     inherited = {key: settings[key] for key in _INHERITED if key in settings} if isinstance(settings, dict) else {}
     filmed = _filmed(job, bool(flags.get("record_viewport_video")), bool(flags.get("record_camera_video")))

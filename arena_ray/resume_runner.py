@@ -25,6 +25,7 @@ from arena_ray.provenance import Provenance, versions
 from arena_ray.results import RunResult
 from arena_ray.run_dir import RunDir, utc_text
 from arena_ray.run_history import RunHistory, read_history
+from arena_ray.trackers import Tracking, open_tracking
 from arena_ray.video.remux import salvage
 
 #: Flags of a run that a resumed run does not have, and why.
@@ -139,7 +140,8 @@ class Resumption:
             if pool is not None:
                 pool.close()
             return RunResult.load(self.path) if self.finished else self._write_last_files(observer)
-        run = Run(self._plan, lambda hardware: self._open_journal(hardware, observer), self._history.ledger)
+        tracking = open_tracking(self._plan.settings.trackers)
+        run = Run(self._plan, lambda hardware: self._open_journal(hardware, observer, tracking), self._history.ledger)
         self._history = dataclasses.replace(self._history, ledger={})  # It may be large, and has been read.
         result = run.execute(pool if pool is not None else open_pool(self._plan.settings))
         self.signal, self.storage_error = run.signal, run.storage_error
@@ -148,16 +150,21 @@ class Resumption:
     def _write_last_files(self, observer: RunObserver | None) -> RunResult:
         """Write down what the run came to: its driver ended when nothing was left to run."""
         status = "failed" if self._history.failed else "completed"
-        with self._open_journal(self._run["hardware"], observer) as journal:
+        tracking = open_tracking(self._plan.settings.trackers)
+        with self._open_journal(self._run["hardware"], observer, tracking) as journal:
             return journal.finish(status, {job.name: ("completed", None) for job in self._plan.jobs})
 
-    def _open_journal(self, hardware: Mapping[str, Any], observer: RunObserver | None) -> Journal:
+    def _open_journal(
+        self, hardware: Mapping[str, Any], observer: RunObserver | None, tracking: Tracking
+    ) -> Journal:
         """Go on writing, and clear up after the driver that ended."""
         now = datetime.datetime.now(datetime.timezone.utc)
         past, news = self._past(now)
         with contextlib.ExitStack() as if_it_fails:
             try:
-                journal = Journal(self._plan, self._run_dir, hardware, now, observer=observer, past=past)
+                journal = Journal(
+                    self._plan, self._run_dir, hardware, now, observer=observer, past=past, tracking=tracking
+                )
                 if_it_fails.push(journal)
                 journal.event("run_resumed", left=self._history.left, jobs=self._history.counts)
                 if self._grown:

@@ -27,9 +27,9 @@ from pydantic.dataclasses import dataclass as validated_dataclass
 #: Built-in policies, by the name that the job file uses.
 POLICY_TYPES = ("zero", "random", "torch", "sb3")
 
-#: Names that a job cannot have because the run directory has a file of that name.
+#: Names that a job cannot have because the run directory has a file or folder of that name.
 RESERVED_JOB_NAMES = frozenset(
-    {"run.json", "episodes.jsonl", "events.jsonl", "replays.jsonl", "summary.json", "report.html", "ranks"}
+    {"run.json", "episodes.jsonl", "events.jsonl", "replays.jsonl", "summary.json", "report.html", "ranks", "tensorboard"}
 )
 
 JOB_NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -37,6 +37,7 @@ ENTRY_POINT_PATTERN = (
     r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
 )
 
+TrackerName: TypeAlias = Literal["tensorboard", "mlflow", "wandb"]
 EncoderName: TypeAlias = Literal["auto", "inline", "process", "nvenc", "imageio-ffmpeg"]
 
 _NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
@@ -364,6 +365,17 @@ class RunSettings(_Spec):
     """Ray cluster to connect to; ``null`` starts Ray on this machine."""
     inline: StrictBool = False
     """No Ray: run in this process."""
+    trackers: tuple[TrackerName, ...] = ()
+    """Experiment trackers that are told figures, configuration and videos of failures while the run goes on:
+    ``tensorboard``, ``mlflow``, ``wandb``."""
+
+    @field_validator("trackers")
+    @classmethod
+    def _unique_trackers(cls, value: tuple[TrackerName, ...]) -> tuple[TrackerName, ...]:
+        twice = sorted({name for name in value if value.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(map(repr, twice))} named twice; each tracker once")
+        return value
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

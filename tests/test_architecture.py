@@ -31,6 +31,7 @@ ROWS: list[set[str]] = [
     {"tuning"},
     {"worker"},
     {"pools"},
+    {"trackers"},
     {"journal", "deadlines", "run_history"},
     {"eval_runner"},
     {"policy_runner", "replay_runner", "resume_runner"},
@@ -53,6 +54,9 @@ RESERVED = {
     "yaml": {"config"},
     "av": {"video"},
     "imageio_ffmpeg": {"video"},
+    "tensorboard": {"trackers/tensorboard.py"},
+    "mlflow": {"trackers/mlflow.py"},
+    "wandb": {"trackers/wandb.py"},
     "click": {"cli.py", "command.py", "analysis_commands.py"},
 }
 
