@@ -68,9 +68,7 @@ def run_rank(plan: EvalPlan) -> int:
 class _Rank:
     """This process's part of the run."""
 
-    def __init__(
-        self, plan: EvalPlan, job: EvalJob, rank: int, world_size: int, tracking: Tracking | None
-    ) -> None:
+    def __init__(self, plan: EvalPlan, job: EvalJob, rank: int, world_size: int, tracking: Tracking | None) -> None:
         self._tracking = tracking
         self._plan, self._job = plan, job
         self._rank, self._world_size = rank, world_size

@@ -154,9 +154,7 @@ class Resumption:
         with self._open_journal(self._run["hardware"], observer, tracking) as journal:
             return journal.finish(status, {job.name: ("completed", None) for job in self._plan.jobs})
 
-    def _open_journal(
-        self, hardware: Mapping[str, Any], observer: RunObserver | None, tracking: Tracking
-    ) -> Journal:
+    def _open_journal(self, hardware: Mapping[str, Any], observer: RunObserver | None, tracking: Tracking) -> Journal:
         """Go on writing, and clear up after the driver that ended."""
         now = datetime.datetime.now(datetime.timezone.utc)
         past, news = self._past(now)

@@ -29,7 +29,16 @@ POLICY_TYPES = ("zero", "random", "torch", "sb3")
 
 #: Names that a job cannot have because the run directory has a file or folder of that name.
 RESERVED_JOB_NAMES = frozenset(
-    {"run.json", "episodes.jsonl", "events.jsonl", "replays.jsonl", "summary.json", "report.html", "ranks", "tensorboard"}
+    {
+        "run.json",
+        "episodes.jsonl",
+        "events.jsonl",
+        "replays.jsonl",
+        "summary.json",
+        "report.html",
+        "ranks",
+        "tensorboard",
+    }
 )
 
 JOB_NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"

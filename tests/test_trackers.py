@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
-import logging
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -143,25 +144,24 @@ def test_wandb_writes_offline(result: RunResult, stores: Path) -> None:
     assert curve == list(enumerate(running_rates(result, "a"), start=1))
     assert config["jobs"]["b.2"]["num_episodes"] == 4
     assert summary["a/final/success_rate"] == result.jobs["a"].metrics["success_rate"].value
-    videos = [row["b.2/failures/viewport"] for row in rows if "b.2/failures/viewport" in row]
-    assert [video["size"] for video in videos] == [path.stat().st_size for path in failures(result, "b.2")]
+    assert [row["_step"] for row in rows] == list(range(1, len(curve) + 5))
+    sizes = [row["b.2/failures/viewport/size"] for row in rows if "b.2/failures/viewport/size" in row]
+    assert sizes == [path.stat().st_size for path in failures(result, "b.2")]
+    assert not [key for row in rows for key in row if key.startswith("b/")]
     media = {path.stat().st_size for path in stores.glob("wandb/offline-run-*/files/media/**/*.mp4")}
-    assert {video["size"] for video in videos} <= media
+    assert set(sizes) <= media
 
 
 def read_wandb(stores: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
     """Return history, configuration and summary of all of wandb's files, the oldest first."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     rows: list[dict[str, Any]] = []
     config: dict[str, Any] = {}
     summary: dict[str, Any] = {}
     ids = set()
     for file in sorted(stores.glob("wandb/offline-run-*/run-*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(file))
-        while (line := store.scan_data()) is not None:
+        for line in log_records(file.read_bytes()):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(line)
             rows += [items_of(record.history.item)] if record.HasField("history") else []
@@ -172,5 +172,205 @@ def read_wandb(stores: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict
     return rows, config, summary
 
 
+def log_records(content: bytes) -> Iterator[bytes]:
+    """Yield the records of a wandb file: LevelDB's log format (blocks of 32 KiB) behind a head of 7 bytes."""
+    assert content[:4] == b":W&B"
+    position, parts = 7, b""
+    while position + 7 <= len(content):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, position)
+        parts += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield parts
+            parts = b""
+
+
 def items_of(items: Any) -> dict[str, Any]:
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+class Unhelpful:
+    """A tracker that does what trackers do when a network is gone: raise, or take its time."""
+
+    def __init__(self, raises_in: str = "", sleeps_in: str = "", sleep_s: float = 0.0) -> None:
+        self.points: list[Point] = []
+        self.final: FinalResult | None = None
+        self.threads: set[str] = set()
+        self._raises_in, self._sleeps_in, self._sleep_s = raises_in, sleeps_in, sleep_s
+
+    def _do(self, what: str) -> None:
+        self.threads.add(threading.current_thread().name)
+        if what == self._sleeps_in:
+            time.sleep(self._sleep_s)
+        if what == self._raises_in:
+            raise ConnectionError("the server is gone")
+
+    def start(self, run: TrackedRun) -> TrackerRun:
+        self._do("start")
+        return TrackerRun(id="1", where="here")
+
+    def log(self, points: Sequence[Point]) -> None:
+        self._do("log")
+        self.points += points
+
+    def log_video(self, video: FailureVideo) -> None:
+        self._do("log_video")
+
+    def finish(self, final: FinalResult) -> None:
+        self._do("finish")
+        self.final = final
+
+
+def run_with(tmp_path: Path, trackers: Mapping[str, Any], **changes: Any) -> RunResult:
+    document = {"jobs": [walk_job(num_episodes=30, **changes)]}
+    flags = {"inline": True, "video_base_dir": str(tmp_path), "record_viewport_video": True}
+    plan = load_plan(document, (), flags)
+    told = Tracking(trackers)
+
+    def open_journal(hardware: Mapping[str, Any]) -> Journal:
+        now = datetime.datetime.now(datetime.timezone.utc)
+        return Journal(plan, RunDir.create(tmp_path, now), hardware, now, tracking=told)
+
+    return Run(plan, open_journal).execute(open_pool(plan.settings))
+
+
+@pytest.mark.parametrize("where", ["start", "log", "log_video", "finish"])
+def test_a_tracker_that_fails_is_warned_of_once_and_costs_the_run_nothing(tmp_path: Path, where: str) -> None:
+    broken, sound = Unhelpful(raises_in=where), Unhelpful()
+    result = run_with(tmp_path, {"broken": broken, "sound": sound})
+    assert result.status == "completed"
+    (warning,) = events(result, "warning")
+    assert (warning["tracker"], warning["topic"]) == (
+        "broken",
+        "tracker_video" if where == "log_video" else "tracker_failed",
+    )
+    assert "ConnectionError: the server is gone" in warning["message"]
+    assert [point.step for point in sound.points] == list(range(1, 31))
+    assert sound.final is not None
+    assert sound.threads == {"tracker-sound"}
+    assert [*RunDir(result.run_dir).events()][-1]["kind"] == "run_finished"
+
+
+def test_a_tracker_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "CONCLUDE_S", 0.3)
+    slow = Unhelpful(sleeps_in="start", sleep_s=4)
+    began = time.monotonic()
+    result = run_with(tmp_path, {"slow": slow})
+    assert time.monotonic() - began < 3
+    assert [line["topic"] for line in events(result, "warning")] == ["tracker_late"]
+
+
+def test_what_a_slow_tracker_cannot_take_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(courier, "MOST_WAITING", 5)
+    slow = Unhelpful(sleeps_in="start", sleep_s=1)
+    result = run_with(tmp_path, {"slow": slow})
+    (warning,) = events(result, "warning")
+    assert warning["topic"] == "tracker_slow"
+    assert 0 < len(slow.points) <= 5
+    assert f" {30 - len(slow.points)} episodes and " in warning["message"]
+
+
+def test_a_server_that_nobody_runs_costs_only_the_tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        uri = f"http://somebody:secret@127.0.0.1:{free.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        result = evaluate({"jobs": [walk_job()]}, inline=True, trackers=["mlflow"], video_base_dir=str(tmp_path))
+    assert result.status == "completed"
+    (warning,) = events(result, "warning")
+    assert warning["topic"] == "tracker_failed"
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_missing_library_is_found_before_anything_starts(tmp_path: Path, name: str) -> None:
+    jobs = tmp_path / "jobs.json"
+    jobs.write_text(json.dumps({"jobs": [walk_job()], "run": {"trackers": [name]}}))
+    script = f"""
+import sys
+sys.modules[{name!r}] = None  # As Python says it where a module is not installed.
+from arena_ray.cli import main
+main(["run", {str(jobs)!r}, "--inline", "--video_base_dir", {str(tmp_path / "runs")!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert f'pip install "arena-ray[{name}]"' in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_wandb_does_not_ask_for_a_key(tmp_path: Path) -> None:
+    (tmp_path / "jobs.json").write_text(json.dumps({"jobs": [walk_job()]}))
+    words = [sys.executable, "-m", "arena_ray.cli", "run", "jobs.json", "--inline", "--trackers", "wandb"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    home = {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(words, cwd=tmp_path, env={**environment, **home}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert "WANDB_MODE=offline" in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        pytest.param(["tensorbord"], "did you mean 'tensorboard'", id="misspelt"),
+        pytest.param(["mlflow", "mlflow"], "'mlflow' named twice", id="twice"),
+        pytest.param("wandb", "must be a list", id="no-list"),
+    ],
+)
+def test_names_are_checked(given: Any, found: str) -> None:
+    with pytest.raises(ConfigError, match=found):
+        load_plan({"jobs": [walk_job()], "run": {"trackers": given}})
+
+
+def test_the_flag_takes_names_with_commas(tmp_path: Path, stores: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "jobs.json").write_text(
+        json.dumps({"jobs": [walk_job(num_episodes=2)], "run": {"trackers": ["wandb"]}})
+    )
+    command = ["run", str(tmp_path / "jobs.json"), "--inline", "--video_base_dir", str(tmp_path)]
+    assert run_command([*command, "--trackers", "tensorboard,mlflow"]) == 0
+    result = RunResult.load(capsys.readouterr().out.split()[-1])
+    assert sorted(line["tracker"] for line in events(result, "tracker_started")) == ["mlflow", "tensorboard"]
+    assert run_command([*command, "--trackers", ""]) == 0
+    result = RunResult.load(capsys.readouterr().out.split()[-1])
+    assert events(result, "tracker_started") == []
+
+
+def test_a_replay_does_not_take_trackers(result: RunResult, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["replay", str(result.run_dir), "--job", "a", "--episodes", "0"]
+    assert run_command([*command, "--trackers", "mlflow"]) == 2
+    assert "there is no flag --trackers" in capsys.readouterr().err
+
+
+def test_metric_names_of_any_form_reach_mlflow(stores: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    from arena_ray.trackers.mlflow import MlflowTracker
+
+    tracker = MlflowTracker()
+    config = {"jobs": {"j": {"env": {"id": "X-v0"}, "policy": {"type": "zero"}}}}
+    begun = tracker.start(TrackedRun(name="n", run_dir=stores, config=config))
+    values = {f"metrics.{name}": 1.0 for name in ("a/b", "a b", "../up", "größe", "x(y)", "k" * 300)}
+    tracker.log([Point(job="j", step=1, run_step=1, time_s=1.0, values=values)])
+    names = MlflowClient().get_run(begun.id).data.metrics
+    assert {"j/metrics.a_2f_b", "j/metrics.a b", "j/metrics.gr_f6__df_e"} <= set(names)
+    assert len(names) == 6
+
+
+def test_trackers_do_not_need_torch_or_ray(tmp_path: Path) -> None:
+    script = f"""
+import sys
+from pathlib import Path
+from arena_ray.trackers import Point, TrackedRun, open_tracking
+from arena_ray.trackers.tensorboard import TensorBoardTracker
+open_tracking(["tensorboard", "mlflow", "wandb"])
+tracker = TensorBoardTracker()
+tracker.start(TrackedRun(name="n", run_dir=Path({str(tmp_path)!r}), config={{"jobs": {{}}}}))
+tracker.log([Point(job="j", step=1, run_step=1, time_s=1.0, values={{"return": 1.0}})])
+assert not {{"ray", "torch", "gymnasium"}} & set(sys.modules)
+"""
+    environment = {**os.environ, "WANDB_MODE": "offline", "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, env=environment, cwd=tmp_path)

@@ -45,13 +45,15 @@ class Point:
 
     Attributes:
         job: Name of the job.
-        step: Episodes with a record.
+        step: Episodes of the job with a record.
+        run_step: Records of all jobs, of which an episode that was run again has several: it never goes back.
         time_s: When, seconds since 1970.
         values: Finite numbers by name.
     """
 
     job: str
     step: int
+    run_step: int
     time_s: float
     values: Mapping[str, float]
 
@@ -63,7 +65,8 @@ class FailureVideo:
     Attributes:
         job: Name of the job.
         view: Name of the camera, or ``viewport``.
-        step: Episodes with a record.
+        step: That of the episode's point.
+        run_step: That of the episode's point.
         title: Episode, outcome and seed, in words.
         path: The MP4 file.
         frames: How many it has.
@@ -73,6 +76,7 @@ class FailureVideo:
     job: str
     view: str
     step: int
+    run_step: int
     title: str
     path: Path
     frames: int

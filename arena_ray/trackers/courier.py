@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -39,7 +40,7 @@ class Courier:
         self._changed = threading.Condition()
         self._final: FinalResult | None = None
         self._given_up = False
-        self._left_out = 0
+        self._left_out: Counter[type[Item]] = Counter()
         self._told: set[str] = set()
         self._thread: threading.Thread | None = None
 
@@ -54,7 +55,7 @@ class Courier:
             if self._given_up:
                 return
             if len(self._waiting) >= MOST_WAITING:
-                self._left_out += 1
+                self._left_out[type(item)] += 1
                 return
             self._waiting.append(item)
             self._changed.notify()
@@ -102,12 +103,15 @@ class Courier:
         return [] if self._given_up else batch
 
     def _hand_over(self, batch: Sequence[Item]) -> None:
-        points = [item for item in batch if isinstance(item, Point)]
-        if points:
-            self._tracker.log(points)
-        for video in batch:
-            if isinstance(video, FailureVideo) and not self._given_up:
-                self._hand_over_video(video)
+        """Hand items over in their order: points that follow each other together."""
+        for _, group in itertools.groupby(batch, type):
+            items = [*group]
+            points = [item for item in items if isinstance(item, Point)]
+            if points and not self._given_up:
+                self._tracker.log(points)
+            for video in items:
+                if isinstance(video, FailureVideo) and not self._given_up:
+                    self._hand_over_video(video)
 
     def _hand_over_video(self, video: FailureVideo) -> None:
         try:
@@ -118,7 +122,9 @@ class Courier:
 
     def _tell_what_was_left_out(self) -> None:
         if self._left_out:
-            self._warn("slow", f"it was slower than the run, and {self._left_out} episodes are not in its curves")
+            points, videos = self._left_out[Point], self._left_out[FailureVideo]
+            message = f"it was slower than the run: {points} episodes and {videos} videos are not in it"
+            self._warn("slow", message)
 
     def _warn(self, what: str, message: str) -> None:
         """Report a warning; of each sort the first."""

@@ -30,16 +30,16 @@ def config_of(run: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
     return {"run_dir": str(run_dir), "jobs": jobs, **{key: run.get(key) for key in _CONFIG_KEYS}}
 
 
-def point_of(record: EpisodeRecord, job: RunningJob) -> Point:
+def point_of(record: EpisodeRecord, job: RunningJob, run_step: int) -> Point:
     """Return where a job stands after a record, which has been counted."""
     values: dict[str, float | None] = {"errors": job.failed, "success_rate": job.rate}
     if record.status == "completed":
         own = {f"metrics.{name}": value for name, value in record.metrics.items()}
         values |= {"return": record.episode_return, "length": record.length, **own}
-    return Point(job=record.job, step=job.done, time_s=time.time(), values=_finite(values))
+    return Point(job=record.job, step=job.done, run_step=run_step, time_s=time.time(), values=_finite(values))
 
 
-def videos_of(record: EpisodeRecord, step: int, run_dir: Path) -> Iterator[FailureVideo]:
+def videos_of(record: EpisodeRecord, point: Point, run_dir: Path) -> Iterator[FailureVideo]:
     """Yield the videos of an episode that failed: it was judged without success, or broke."""
     if record.status == "completed" and record.success is not False:
         return
@@ -48,9 +48,15 @@ def videos_of(record: EpisodeRecord, step: int, run_dir: Path) -> Iterator[Failu
     for video in record.videos:
         if video.bytes and video.frames:
             view = video.camera or video.kind
-            path = run_dir / video.path
             yield FailureVideo(
-                job=record.job, view=view, step=step, title=title, path=path, frames=video.frames, fps=video.fps
+                job=record.job,
+                view=view,
+                step=point.step,
+                run_step=point.run_step,
+                title=title,
+                path=run_dir / video.path,
+                frames=video.frames,
+                fps=video.fps,
             )
 
 

@@ -72,9 +72,7 @@ class MlflowTracker:
         from mlflow.entities import Param
 
         params = [
-            Param(_key(name, key), value[:_MOST_VALUE])
-            for name, job in jobs.items()
-            for key, value in _params(job)
+            Param(_key(name, key), value[:_MOST_VALUE]) for name, job in jobs.items() for key, value in _params(job)
         ]
         for some in _slices(params, _MOST_PARAMS):
             self._client.log_batch(self._id, params=some)

@@ -105,5 +105,3 @@ class TensorBoardTracker:
 def _tag(text: str) -> str:
     """Return a camera's name without what would part a tag."""
     return re.sub(r"[^\w.-]", "_", text)
-
-

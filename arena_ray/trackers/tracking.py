@@ -41,6 +41,7 @@ class Tracking:
         self._jobs: dict[str, RunningJob] = {}
         self._videos: Counter[str] = Counter()
         self._run_dir = Path()
+        self._num_records = 0
         self._concluded = False
 
     def _report(self, kind: str, fields: dict[str, Any]) -> None:
@@ -60,6 +61,7 @@ class Tracking:
             return
         folder = RunDir(run_dir)
         self._run_dir = run_dir
+        self._num_records = _num_lines(folder.episodes_file)
         self._jobs = {job.name: RunningJob(job.name, job.num_episodes) for job in plan.jobs}
         config, begun = config_of(folder.read_run(), run_dir), _begun_before(folder)
         for courier in self._couriers:
@@ -77,8 +79,10 @@ class Tracking:
             return
         job = self._jobs[record.job]
         job.add(record)
-        self._take(point_of(record, job))
-        for video in videos_of(record, job.done, self._run_dir):
+        self._num_records += 1
+        point = point_of(record, job, self._num_records)
+        self._take(point)
+        for video in videos_of(record, point, self._run_dir):
             if self._videos[record.job] < VIDEOS_PER_JOB:
                 self._videos[record.job] += 1
                 self._take(video)
@@ -142,6 +146,11 @@ def _open(name: str) -> Tracker:
     from arena_ray.trackers.wandb import WandbTracker
 
     return WandbTracker()
+
+
+def _num_lines(path: Path) -> int:
+    with path.open("rb") as lines:
+        return sum(1 for _ in lines)
 
 
 def _begun_before(folder: RunDir) -> dict[str, str]:

@@ -52,8 +52,9 @@ class WandbTracker:
             settings=wandb.Settings(silent=True, console="off"),
         )
         for job in run.config["jobs"]:
-            self._run.define_metric(f"{job}/{_STEP}", hidden=True)
-            self._run.define_metric(f"{job}/*", step_metric=f"{job}/{_STEP}")
+            folder = job.replace(".", r"\.")  # A bare dot would lead into a mapping.
+            self._run.define_metric(f"{folder}/{_STEP}", hidden=True)
+            self._run.define_metric(f"{folder}/*", step_metric=f"{folder}/{_STEP}")
         where = self._run.dir if self._run.offline else self._run.url
         return TrackerRun(id=self._run.id, where=str(where))
 
@@ -61,14 +62,15 @@ class WandbTracker:
         """Write a row for each point."""
         for point in points:
             values = {f"{point.job}/{name}": value for name, value in point.values.items()}
-            self._run.log({**values, f"{point.job}/{_STEP}": point.step})
+            self._run.log({**values, f"{point.job}/{_STEP}": point.step}, step=point.run_step)
 
     def log_video(self, video: FailureVideo) -> None:
         """Add the file to the run."""
         import wandb
 
         media = wandb.Video(str(video.path), caption=video.title, format="mp4")
-        self._run.log({f"{video.job}/failures/{video.view}": media, f"{video.job}/{_STEP}": video.step})
+        row = {f"{video.job}/failures/{video.view}": media, f"{video.job}/{_STEP}": video.step}
+        self._run.log(row, step=video.run_step)
 
     def finish(self, final: FinalResult) -> None:
         """Write metrics with their intervals and the table, and end the run."""
@@ -91,6 +93,6 @@ def _check_credentials() -> None:
         return
     if not wandb.login(prompt=False, verify=False):
         raise ConfigError(
-            "trackers: 'wandb' has no API key; run: wandb login, or set WANDB_API_KEY, or WANDB_MODE=offline to write to "
-            "this machine only"
+            "trackers: 'wandb' has no API key; run: wandb login, or set WANDB_API_KEY, or WANDB_MODE=offline to write "
+            "to this machine only"
         )
