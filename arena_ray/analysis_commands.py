@@ -56,17 +56,24 @@ def plan(baseline: float, difference: float, power: float, confidence: float, **
 
 @click.command(cls=Command)
 @click.argument("run_dir")
-@click.option("--format", "form", type=click.Choice(["lerobot", "csv"]), required=True, help="What to write.")
+@click.option(
+    "--format", "form", type=click.Choice(["lerobot", "csv", "parquet"]), required=True, help="What to write."
+)
 @click.option("--output", metavar="FILE", help="Where to; - is standard output. Default: a file in RUN_DIR.")
 def export(run_dir: str, form: str, output: str | None) -> int:
-    """Write the run in RUN_DIR as LeRobot's eval_info.json, or as a table with a line for each episode."""
-    from arena_ray.export import DEFAULT_NAMES, csv_text, lerobot_document
+    """Write the run in RUN_DIR as LeRobot's eval_info.json, or as a table with a row for each episode.
+
+    Parquet has typed columns, videos as a list of structs, and needs pip install "arena-ray[parquet]".
+    """
+    from arena_ray.export import DEFAULT_NAMES, csv_text, lerobot_document, parquet_bytes
     from arena_ray.results import RunResult
 
     result = RunResult.load(run_dir)
     target = str(result.run_dir / DEFAULT_NAMES[form]) if output is None else output
     if form == "csv":
         _write(target, csv_text(result))
+    elif form == "parquet":
+        _write_bytes(target, parquet_bytes(result))
     else:
         _write_json(target, lerobot_document(result))
     if target != "-":
@@ -89,7 +96,19 @@ def _write(target: str, text: str) -> None:
     if target == "-":
         sys.stdout.write(text)
         return
+    _write_bytes(target, text.encode("utf-8", "backslashreplace"))
+
+
+def _write_bytes(target: str, content: bytes) -> None:
+    """Write a file, or standard output if it is ``-``.
+
+    Raises:
+        ArenaError: If it cannot be written.
+    """
     try:
-        Path(target).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+        if target == "-":
+            sys.stdout.buffer.write(content)
+        else:
+            Path(target).write_bytes(content)
     except OSError as error:
         raise ArenaError(f"cannot write {target!r}: {error}") from error

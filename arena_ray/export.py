@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import datetime
 import io
 import json
 from collections.abc import Mapping
 from typing import Any
 
+from arena_ray.errors import ArenaError
 from arena_ray.records import EpisodeRecord
 from arena_ray.results import JobResult, RunResult
 from arena_ray.run_dir import RunDir
 
 #: Name in the run directory, by format.
-DEFAULT_NAMES = {"lerobot": "eval_info.json", "csv": "episodes.csv"}
+DEFAULT_NAMES = {"lerobot": "eval_info.json", "csv": "episodes.csv", "parquet": "episodes.parquet"}
 
 #: The tag that names a job's task group; without it the job is a group of its own.
 GROUP_TAG = "suite"
@@ -69,6 +71,87 @@ def csv_text(result: RunResult) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return target.getvalue()
+
+
+def parquet_bytes(result: RunResult) -> bytes:
+    """Return a table with a row for each episode record as Parquet, with the columns of `RunResult.to_pandas`.
+
+    Every column has its type also where it is empty: ``started_at`` is a UTC time, each metric of the jobs a column
+    ``metrics.NAME`` of doubles, ``videos`` a list of structs, ``worker`` and ``error`` structs; what is not known is
+    null. Small enough to be made in memory: 10,000 episodes are about 1 MB.
+
+    Args:
+        result: The run.
+
+    Raises:
+        ArenaError: If pyarrow is missing; ``pip install "arena-ray[parquet]"``.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise ArenaError('Parquet needs pyarrow; run: pip install "arena-ray[parquet]"') from error
+    records = [*result.records()]
+    rows = [_typed_row(record) for record in records]
+    names = dict.fromkeys(f"metrics.{name}" for record in records for name in record.metrics)
+    schema = _parquet_schema(pyarrow, [*names])
+    target = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), target, compression="zstd")
+    return target.getvalue()
+
+
+def _parquet_schema(arrow: Any, metric_names: list[str]) -> Any:
+    text, whole, number, yes_no = arrow.string(), arrow.int64(), arrow.float64(), arrow.bool_()
+    video = {
+        "kind": text,
+        "camera": text,
+        "path": text,
+        "frames": whole,
+        "fps": number,
+        "bytes": whole,
+        "partial": yes_no,
+        "segment": whole,
+        "error": text,
+    }
+    columns = {
+        "schema": whole,
+        "job": text,
+        "episode": whole,
+        "seed": whole,
+        "status": text,
+        "success": yes_no,
+        "return": number,
+        "length": whole,
+        "terminated": yes_no,
+        "truncated": yes_no,
+        "videos": arrow.list_(arrow.struct(video)),
+        "started_at": arrow.timestamp("ms", tz="UTC"),
+        "duration_s": number,
+        "chunk": whole,
+        "attempt": whole,
+        "slot": whole,
+        "worker": arrow.struct({"host": text, "pid": whole, "gpus": arrow.list_(text)}),
+        "error": arrow.struct({"type": text, "message": text, "traceback": text}),
+        **dict.fromkeys(metric_names, number),
+    }
+    return arrow.schema(columns)
+
+
+def _typed_row(record: EpisodeRecord) -> dict[str, Any]:
+    row = _flat(record)
+    row["videos"] = [dataclasses.asdict(video) for video in record.videos]
+    if record.started_at is not None:
+        row["started_at"] = datetime.datetime.fromisoformat(record.started_at[:-1] + "+00:00")
+    return {key: _encodable(value) for key, value in row.items()}
+
+
+def _encodable(value: Any) -> Any:
+    """Return a value whose texts are UTF-8: a name of a file or an error's text may hold lone surrogates."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {key: _encodable(part) for key, part in value.items()}
+    return [_encodable(part) for part in value] if isinstance(value, list) else value
 
 
 _NOTHING = EpisodeRecord(job="", episode=0, seed=None, status="completed")
@@ -128,10 +211,14 @@ def _videos(records: list[EpisodeRecord]) -> list[str]:
 
 
 def _row(record: EpisodeRecord) -> dict[str, Any]:
+    return {key: _cell(value) for key, value in _flat(record).items()}
+
+
+def _flat(record: EpisodeRecord) -> dict[str, Any]:
+    """Return a record with its metrics beside its other keys."""
     row = record.to_json()
     metrics: Mapping[str, Any] = row.pop("metrics")
-    flat = {**row, **{f"metrics.{name}": value for name, value in metrics.items()}}
-    return {key: _cell(value) for key, value in flat.items()}
+    return {**row, **{f"metrics.{name}": value for name, value in metrics.items()}}
 
 
 def _cell(value: Any) -> Any:

@@ -57,6 +57,7 @@ RESERVED = {
     "tensorboard": {"trackers/tensorboard.py"},
     "mlflow": {"trackers/mlflow.py"},
     "wandb": {"trackers/wandb.py"},
+    "pyarrow": {"export.py"},
     "click": {"cli.py", "command.py", "analysis_commands.py"},
 }
 

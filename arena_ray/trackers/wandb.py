@@ -21,6 +21,9 @@ from arena_ray.trackers.base import (
     required,
 )
 
+#: A server that does not answer for so long is given up, seconds. wandb's own 90 would keep the process from ending.
+INIT_TIMEOUT_S = 20.0
+
 #: What each job's curves are drawn over.
 _STEP = "finished"
 
@@ -49,7 +52,7 @@ class WandbTracker:
             config=dict(run.config),
             reinit="create_new",
             allow_val_change=True,
-            settings=wandb.Settings(silent=True, console="off"),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=_init_timeout_s()),
         )
         for job in run.config["jobs"]:
             folder = job.replace(".", r"\.")  # A bare dot would lead into a mapping.
@@ -79,6 +82,11 @@ class WandbTracker:
         }
         self._run.summary.update({**figures, "status": final.status, "result": final.table})
         self._run.finish(exit_code=0 if final.status == "completed" else 1)
+
+
+def _init_timeout_s() -> float:
+    """Return how long a server may take to answer: less than a run waits at its end, unless the user says otherwise."""
+    return float(os.environ.get("WANDB_INIT_TIMEOUT") or INIT_TIMEOUT_S)
 
 
 def _check_credentials() -> None:
