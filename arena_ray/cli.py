@@ -27,9 +27,6 @@ from arena_ray.command import Command
 from arena_ray.errors import ArenaError, NotEnoughResourcesError
 from arena_ray.specs import POLICY_TYPES, RunSettings
 
-#: Width of the table where standard output is no terminal, characters.
-PLAIN_WIDTH = 110
-
 #: What flags of a run mean for a replay, where that is something else.
 REPLAY_HELP = {
     "record_viewport_video": "Record env.render(). Without both flags: what the job records by itself, else this.",
@@ -292,10 +289,7 @@ def _say_finished(run_dir: str, failed: int) -> None:
 
 def print_result(result: Any) -> None:
     """Print a result's table, and its run directory as the last line."""
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(result)
-    click.echo(str(result.run_dir))
+    click.echo(f"{result}\n\n{result.run_dir}")
 
 
 def _given(flags: dict[str, Any]) -> dict[str, Any]:

@@ -6,14 +6,10 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from arena_ray.records import EpisodeReplay
 from arena_ray.results import table
 from arena_ray.results.run_result import RunResult
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 #: A message or a table names so many episodes or videos.
 _SHOWN = 20
@@ -71,14 +67,8 @@ class ReplayResult:
     def _job_result(self) -> RunResult:
         return dataclasses.replace(self.result, jobs={self.job: self.result.jobs[self.job]})
 
-    def __rich__(self) -> RenderableType:
-        from rich.console import Group
-        from rich.text import Text
-
-        return Group(table.render(self._job_result()), *(Text(line) for line in self._lines()))
-
     def __str__(self) -> str:
-        return "\n".join([table.text(self._job_result()), *self._lines()])
+        return "\n".join([table.text(self._job_result()), "", *self._lines()])
 
     __repr__ = __str__
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from arena_ray.errors import RunDirError, nearest
 from arena_ray.records import SCHEMA_VERSION, EpisodeRecord, Metric
-from arena_ray.results import table
+from arena_ray.results import notebook, table
 from arena_ray.results.aggregate import GroupResult, group_of, jobs_by_tag
 from arena_ray.results.bottleneck import bottleneck
 from arena_ray.results.tally import JobTally, tallies_for
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import os
 
     import pandas
-    from rich.console import RenderableType
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ class JobResult:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class RunResult:
-    """What a run came to. `print` shows a table; a notebook shows the videos too.
+    """What a run came to. `print` shows a table; a notebook shows videos too, failures first.
 
     Attributes:
         run_dir: The run directory, wherever it now lies.
@@ -191,16 +190,13 @@ class RunResult:
             raise ModuleNotFoundError('to_pandas needs pandas; run: pip install "arena-ray[pandas]"') from error
         return pandas.DataFrame([_row(record) for record in self.records()])
 
-    def __rich__(self) -> RenderableType:
-        return table.render(self)
-
     def __str__(self) -> str:
         return table.text(self)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return table.html(self)
+        return notebook.page(self)
 
 
 def _job_result(job: EvalJob, tally: JobTally, verdict: tuple[str, str | None] | None, run_dir: Path) -> JobResult:

@@ -1,110 +1,137 @@
-"""A run's results as a table: for a terminal, a log, a notebook."""
+"""A run's results as a table of plain text, in 80 columns, to be pasted into a message."""
 
 from __future__ import annotations
 
-import html as html_escape
-import io
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from arena_ray.records import Metric
 from arena_ray.results.aggregate import COMMON_METRICS
 
 if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
-
     from arena_ray.results.run_result import JobResult, RunResult
 
-#: A notebook shows so many videos; more would make it unusable.
-NOTEBOOK_VIDEOS = 12
+#: Width of the table, characters. A run directory's path and names of jobs are never cut, paths never broken.
+WIDTH = 80
 
-_HEADINGS = ("job", "status", "episodes", "errors", "success rate", "return", "length")
+#: An error's text is shown up to so many characters.
+_MOST_TEXT = 400
 
+_HEADINGS = ("job", "episodes", "errors", "success", "return", "length")
+_GAP = "  "
 
-def render(result: RunResult) -> Table:
-    """Return the table that ends a run."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    title = Text(f"{result.status}: {result.run_dir}")
-    layout: Any = {"box": box.SIMPLE_HEAD, "title_justify": "left", "caption_justify": "left", "pad_edge": False}
-    table = Table(title=title, caption=_notes(result), **layout)
-    for heading in _HEADINGS:
-        left = heading in ("job", "status")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=left, overflow="fold")
-    for row in _rows(result):
-        table.add_row(*(Text(cell) for cell in row))
-    return table
+#: A cell's lines: the value, and its interval if there is one.
+_Cell: TypeAlias = tuple[str, ...]
 
 
-def text(result: RunResult, width: int = 110) -> str:
-    """Return the table as plain text."""
-    from rich.console import Console
-
-    target = io.StringIO()
-    Console(file=target, width=width, force_terminal=False).print(render(result))
-    return target.getvalue().rstrip()
+def text(result: RunResult, width: int = WIDTH) -> str:
+    """Return the table that ends a run, and under it what bounds its speed, why jobs failed, what limits it."""
+    head = f"{result.status}: {result.run_dir}"
+    notes = [line for note in _notes(result) for line in textwrap.wrap(note, width, break_on_hyphens=False)]
+    return "\n".join([head, "", *_lines([_row(job) for job in result.jobs.values()], width), "", *notes]).rstrip()
 
 
-def html(result: RunResult) -> str:
-    """Return the table and the first videos for a notebook; everything from outside is escaped."""
-    heads = "".join(f"<th>{heading}</th>" for heading in _HEADINGS)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{html_escape.escape(cell)}</td>" for cell in row) + "</tr>" for row in _rows(result)
-    )
-    videos = "".join(
-        f'<video src="{html_escape.escape(str(path), quote=True)}" controls preload="metadata" width="240"></video>'
-        for path in result.video_paths()[:NOTEBOOK_VIDEOS]
-    )
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table><div>{videos}</div>"
+def visible(text: str) -> str:
+    """Return a text of somebody else in one line, without what would move a terminal's cursor or colour it."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in " ".join(text.split()))
 
 
-def interval(metric: Metric, *, percent: bool = False) -> str:
-    """Return a metric, its interval on a second line, or a dash without data."""
+def percent(value: float) -> str:
+    """Return a share as ``62 %``."""
+    return f"{value * 100:.3g} %"
+
+
+def interval(metric: Metric, *, as_percent: bool = False) -> _Cell:
+    """Return a metric and, on a second line, its interval; a dash without data."""
     if metric.value is None:
-        return "-"
-    scale, unit = (100, " %") if percent else (1, "")
-    value = f"{metric.value * scale:.4g}{unit}"
+        return ("-",)
+    value = percent(metric.value) if as_percent else _number(metric.value, 4)
     if metric.low is None or metric.high is None:
-        return value
-    return f"{value}\n[{metric.low * scale:.3g}, {metric.high * scale:.3g}]"
+        return (value,)
+    low, high = (end * 100 if as_percent else end for end in (metric.low, metric.high))
+    return value, f"[{_number(low, 3)}, {_number(high, 3)}]"
 
 
-def _own_metrics(result: RunResult) -> list[str]:
-    """Return a line for each metric that a job declares."""
+def _number(value: float, digits: int) -> str:
+    """Return a number with so many significant digits; whole below a million rather than with an exponent."""
+    return f"{value:.0f}" if 10**digits <= abs(value) < 1e6 else f"{value:.{digits}g}"
+
+
+def _row(job: JobResult) -> list[_Cell]:
+    """Return a job's cells; its status stands under its name, where others have intervals."""
+    errors = str(job.counts["error"] + job.counts["timeout"])
+    metrics = job.metrics
+    rate = interval(metrics["success_rate"], as_percent=True)
     return [
-        f"{job.name}: {name} {interval(metric)}".replace("\n", " ")
-        for job in result.jobs.values()
-        for name, metric in job.metrics.items()
-        if name not in COMMON_METRICS
+        (job.name, f"  {job.status}"),
+        (episodes(job),),
+        (errors,),
+        rate,
+        interval(metrics["return"]),
+        interval(metrics["length"]),
     ]
 
 
-def _rows(result: RunResult) -> Iterator[tuple[str, ...]]:
-    for job in result.jobs.values():
-        yield (
-            job.name,
-            job.status,
-            _episodes(job),
-            str(job.counts["error"] + job.counts["timeout"]),
-            interval(job.metrics["success_rate"], percent=True),
-            interval(job.metrics["return"]),
-            interval(job.metrics["length"]),
-        )
-
-
-def _episodes(job: JobResult) -> str:
+def episodes(job: JobResult) -> str:
+    """Return how many episodes are completed, and of how many."""
     requested = "" if job.requested is None else f"/{job.requested}"
     return f"{job.counts['completed']}{requested}"
 
 
-def _notes(result: RunResult) -> Text | None:
-    """Return what bounds each job's speed, the jobs' own metrics, why jobs failed, and what limits the results."""
-    from rich.text import Text
+def _lines(rows: Sequence[Sequence[_Cell]], width: int) -> Iterator[str]:
+    """Yield the lines of a table whose first column is flush left, the others right."""
+    widths = _widths(rows)
+    if _total(widths) + max(len(row[0][1]) for row in rows) > width:
+        rows = [[row[0], *map(_broken, row[1:])] for row in rows]
+        widths = _widths(rows)
+    wanted = max(len(line) for row in rows for line in row[0])
+    first = max(min(wanted, width - _total(widths)), *(len(row[0][1]) for row in rows), len(_HEADINGS[0]))
+    yield _line(_HEADINGS, first, widths)
+    yield " " + "─" * (first + _total(widths) - 1)
+    for row in rows:
+        name = row[0][0]
+        if len(name) > first:  # On lines of its own.
+            yield from (f" {name[begin : begin + width - 1]}" for begin in range(0, len(name), width - 1))
+            row = [("", row[0][1]), *row[1:]]
+        for number in range(max(map(len, row))):
+            yield _line([cell[number] if number < len(cell) else "" for cell in row], first, widths)
 
-    errors = [f"{job.name} failed: {job.error}" for job in result.jobs.values() if job.error is not None]
-    bounds = [f"{job.name}: {job.bottleneck}" for job in result.jobs.values() if job.bottleneck is not None]
-    lines = [*bounds, *_own_metrics(result), *errors, *(f"note: {note}" for note in result.notes)]
-    return Text("\n".join(lines)) if lines else None
+
+def _widths(rows: Sequence[Sequence[_Cell]]) -> list[int]:
+    """Return the widths of the columns behind the first."""
+    return [
+        max(map(len, [heading, *(line for row in rows for line in row[column])]))
+        for column, heading in enumerate(_HEADINGS[1:], start=1)
+    ]
+
+
+def _total(widths: Sequence[int]) -> int:
+    """Return how much room the columns behind the first take, with the gaps and the table's margin."""
+    return sum(widths) + len(_GAP) * len(widths) + 1
+
+
+def _broken(cell: _Cell) -> _Cell:
+    """Return a cell whose interval stands on two lines."""
+    return tuple(part for line in cell for part in line.replace(", ", ",\n").split("\n"))
+
+
+def _line(cells: Sequence[str], first: int, widths: Sequence[int]) -> str:
+    behind = "".join(f"{_GAP}{cell:>{width}}" for cell, width in zip(cells[1:], widths, strict=True))
+    return f" {cells[0]:<{first}}{behind}".rstrip()
+
+
+def _notes(result: RunResult) -> Iterator[str]:
+    """Yield what bounds each job's speed, the jobs' own metrics, why jobs failed, and what limits the results."""
+    jobs = result.jobs.values()
+    yield from (f"{job.name}: {job.bottleneck}" for job in jobs if job.bottleneck is not None)
+    for job in jobs:
+        own = {name: metric for name, metric in job.metrics.items() if name not in COMMON_METRICS}
+        yield from (f"{job.name}: {visible(name)} {' '.join(interval(metric))}" for name, metric in own.items())
+    yield from (f"{job.name} failed: {_shortened(job.error)}" for job in jobs if job.error is not None)
+    yield from (f"note: {visible(note)}" for note in result.notes)
+
+
+def _shortened(error: str) -> str:
+    shown = visible(error)
+    return shown if len(shown) <= _MOST_TEXT else f"{shown[:_MOST_TEXT]}..."

@@ -1,0 +1,99 @@
+"""A run's results in a notebook: the table, and videos, failures first. Everything from outside is escaped."""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from arena_ray.records import EpisodeRecord, VideoFile
+from arena_ray.results import table
+
+if TYPE_CHECKING:
+    from arena_ray.results.run_result import JobResult, RunResult
+
+#: A notebook shows so many videos; more would make it unusable.
+MOST_VIDEOS = 12
+
+#: Videos up to this size are put into the page, as long as all of them together stay under the second, bytes. So they
+#: are still there when the notebook is sent to somebody; larger ones are named by path.
+MOST_BYTES, MOST_BYTES_TOGETHER = 2_000_000, 12_000_000
+
+_HEADINGS = ("job", "status", "episodes", "errors", "success rate", "return", "length")
+_CELL = "text-align:right;white-space:nowrap;vertical-align:top"
+
+
+def page(result: RunResult) -> str:
+    """Return the HTML that a notebook shows, without style sheets, scripts, or anything from the network."""
+    heads = "".join(f"<th>{heading}</th>" for heading in _HEADINGS)
+    rows = "".join(f"<tr>{_row(job)}</tr>" for job in result.jobs.values())
+    title = html.escape(f"{result.status}: {result.run_dir}")
+    return (
+        f"<div><p>{title}</p><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+        f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(_figures(result))}</div></div>'
+    )
+
+
+def _row(job: JobResult) -> str:
+    metrics = job.metrics
+    cells = [
+        (job.name,),
+        (job.status,),
+        (table.episodes(job),),
+        (str(job.counts["error"] + job.counts["timeout"]),),
+        table.interval(metrics["success_rate"], as_percent=True),
+        table.interval(metrics["return"]),
+        table.interval(metrics["length"]),
+    ]
+    return "".join(f'<td style="{_CELL}">{"<br>".join(map(html.escape, cell))}</td>' for cell in cells)
+
+
+def _figures(result: RunResult) -> Iterator[str]:
+    """Yield the videos with what they show, and how many there are besides."""
+    videos = _failures_first(result)
+    together = 0
+    for record, video in videos[:MOST_VIDEOS]:
+        path = result.run_dir / video.path
+        inside = video.bytes <= MOST_BYTES and together + video.bytes <= MOST_BYTES_TOGETHER and path.is_file()
+        together += video.bytes if inside else 0
+        yield _figure(record, video, _embedded(path) if inside else _reference(path))
+    if len(videos) > MOST_VIDEOS:
+        yield f"<p>and {len(videos) - MOST_VIDEOS} videos more, in the run directory</p>"
+
+
+def _failures_first(result: RunResult) -> list[tuple[EpisodeRecord, VideoFile]]:
+    """Return every video with its record: failures, then broken episodes, then those that nobody judged, successes."""
+    videos = [(record, video) for record in result.records() for video in record.videos if video.bytes]
+    return sorted(videos, key=lambda pair: _OUTCOMES.index(_outcome(pair[0])))
+
+
+_OUTCOMES = ("failure", "error", "timeout", "completed", "success")
+
+
+def _outcome(record: EpisodeRecord) -> str:
+    if record.status != "completed" or record.success is None:
+        return record.status
+    return "success" if record.success else "failure"
+
+
+def _figure(record: EpisodeRecord, video: VideoFile, source: str) -> str:
+    length = "" if record.length is None else f", {record.length} steps"
+    text = f"{record.job} {record.episode} ({video.camera or video.kind}): {_outcome(record)}{length}"
+    return (
+        f'<figure style="margin:0"><video src="{html.escape(source, quote=True)}" controls muted preload="metadata" '
+        f'width="240" title="{html.escape(video.path, quote=True)}"></video>'
+        f"<figcaption>{html.escape(text)}</figcaption></figure>"
+    )
+
+
+def _embedded(path: Path) -> str:
+    return f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+
+
+def _reference(path: Path) -> str:
+    """Return a path relative to the current folder, the notebook's: its server gives out nothing by absolute paths."""
+    return urllib.parse.quote(Path(os.path.relpath(path)).as_posix())
