@@ -167,10 +167,11 @@ def test_the_last_table_can_be_pasted(shots: list[list[str]]) -> None:
     lines = shots[-1]
     begin = next(index for index, line in enumerate(lines) if line.startswith("failed: "))
     table = lines[begin + 2 :]
-    assert table[0].split() == ["job", "episodes", "errors", "success", "return", "length"]
-    assert set(table[1].strip()) == {"─"}
+    assert table[0] == " job"
+    assert table[1].split() == ["status", "episodes", "errors", "success", "return", "length"]
+    assert set(table[2].strip()) == {"─"}
     assert f" {LONG}_29" in table
-    ends = {len(line) for line in table[2:] if line.endswith("]")}
+    ends = {len(line) for line in table[3:] if line.endswith("]")}
     assert len(ends) == 1
     assert max(map(len, table)) <= 80
     assert not any("━" in line for line in table)

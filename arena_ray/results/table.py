@@ -18,8 +18,10 @@ WIDTH = 80
 #: An error's text is shown up to so many characters.
 _MOST_TEXT = 400
 
-_HEADINGS = ("job", "episodes", "errors", "success", "return", "length")
-_GAP = "  "
+_HEADINGS = ("job", "status", "episodes", "errors", "success", "return", "length")
+_NUMBERS = 5
+_GAPS = (2, 1)
+_INDENT = "  "
 
 #: A cell's lines: the value, and its interval if there is one.
 _Cell: TypeAlias = tuple[str, ...]
@@ -59,15 +61,14 @@ def _number(value: float, digits: int) -> str:
 
 
 def _row(job: JobResult) -> list[_Cell]:
-    """Return a job's cells; its status stands under its name, where others have intervals."""
-    errors = str(job.counts["error"] + job.counts["timeout"])
+    """Return a job's cells: name and status, then numbers."""
     metrics = job.metrics
-    rate = interval(metrics["success_rate"], as_percent=True)
     return [
-        (job.name, f"  {job.status}"),
+        (job.name,),
+        (job.status,),
         (episodes(job),),
-        (errors,),
-        rate,
+        (str(job.counts["error"] + job.counts["timeout"]),),
+        interval(metrics["success_rate"], as_percent=True),
         interval(metrics["return"]),
         interval(metrics["length"]),
     ]
@@ -80,35 +81,52 @@ def episodes(job: JobResult) -> str:
 
 
 def _lines(rows: Sequence[Sequence[_Cell]], width: int) -> Iterator[str]:
-    """Yield the lines of a table whose first column is flush left, the others right."""
-    widths = _widths(rows)
-    if _total(widths) + max(len(row[0][1]) for row in rows) > width:
-        rows = [[row[0], *map(_broken, row[1:])] for row in rows]
+    """Yield the lines of a table that is as wide as it must be; if that is too much, names stand on lines of their own.
+
+    Where that is still too much, because numbers are huge, intervals are broken too.
+    """
+    gap = next((gap for gap in _GAPS if _total(_widths(rows), gap) <= width), None)
+    if gap is not None:
         widths = _widths(rows)
-    wanted = max(len(line) for row in rows for line in row[0])
-    first = max(min(wanted, width - _total(widths)), *(len(row[0][1]) for row in rows), len(_HEADINGS[0]))
-    yield _line(_HEADINGS, first, widths)
-    yield " " + "─" * (first + _total(widths) - 1)
-    for row in rows:
+        yield _line(_HEADINGS, widths, gap)
+        yield " " + "─" * (_total(widths, gap) - 1)
+        for row in rows:
+            yield from _row_lines(row, widths, gap)
+        return
+    yield f" {_HEADINGS[0]}"
+    yield from _lines_under_names(rows, width)
+
+
+def _lines_under_names(rows: Sequence[Sequence[_Cell]], width: int) -> Iterator[str]:
+    indented = [[(f"{_INDENT}{row[1][0]}",), *row[2:]] for row in rows]
+    headings = [f"{_INDENT}{_HEADINGS[1]}", *_HEADINGS[2:]]
+    gap = next((gap for gap in _GAPS if _total(_widths(indented, headings), gap) <= width), None)
+    if gap is None:
+        gap, indented = _GAPS[-1], [[*map(_broken, row)] for row in indented]
+    widths = _widths(indented, headings)
+    yield _line(headings, widths, gap)
+    yield " " + "─" * (_total(widths, gap) - 1)
+    for row, numbers in zip(rows, indented, strict=True):
         name = row[0][0]
-        if len(name) > first:  # On lines of its own.
-            yield from (f" {name[begin : begin + width - 1]}" for begin in range(0, len(name), width - 1))
-            row = [("", row[0][1]), *row[1:]]
-        for number in range(max(map(len, row))):
-            yield _line([cell[number] if number < len(cell) else "" for cell in row], first, widths)
+        yield from (f" {name[begin : begin + width - 1]}" for begin in range(0, len(name), width - 1))
+        yield from _row_lines(numbers, widths, gap)
 
 
-def _widths(rows: Sequence[Sequence[_Cell]]) -> list[int]:
-    """Return the widths of the columns behind the first."""
+def _row_lines(row: Sequence[_Cell], widths: Sequence[int], gap: int) -> Iterator[str]:
+    for number in range(max(map(len, row))):
+        yield _line([cell[number] if number < len(cell) else "" for cell in row], widths, gap)
+
+
+def _widths(rows: Sequence[Sequence[_Cell]], headings: Sequence[str] = _HEADINGS) -> list[int]:
     return [
         max(map(len, [heading, *(line for row in rows for line in row[column])]))
-        for column, heading in enumerate(_HEADINGS[1:], start=1)
+        for column, heading in enumerate(headings)
     ]
 
 
-def _total(widths: Sequence[int]) -> int:
-    """Return how much room the columns behind the first take, with the gaps and the table's margin."""
-    return sum(widths) + len(_GAP) * len(widths) + 1
+def _total(widths: Sequence[int], gap: int) -> int:
+    """Return the width of a table, with its margin at the left."""
+    return 1 + sum(widths) + gap * (len(widths) - 1)
 
 
 def _broken(cell: _Cell) -> _Cell:
@@ -116,9 +134,14 @@ def _broken(cell: _Cell) -> _Cell:
     return tuple(part for line in cell for part in line.replace(", ", ",\n").split("\n"))
 
 
-def _line(cells: Sequence[str], first: int, widths: Sequence[int]) -> str:
-    behind = "".join(f"{_GAP}{cell:>{width}}" for cell, width in zip(cells[1:], widths, strict=True))
-    return f" {cells[0]:<{first}}{behind}".rstrip()
+def _line(cells: Sequence[str], widths: Sequence[int], gap: int) -> str:
+    """Return a line of the table: names and status flush left, numbers right."""
+    texts = len(cells) - _NUMBERS
+    aligned = [
+        f"{cell:<{width}}" if index < texts else f"{cell:>{width}}"
+        for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return f" {(' ' * gap).join(aligned)}".rstrip()
 
 
 def _notes(result: RunResult) -> Iterator[str]:
