@@ -122,6 +122,23 @@ def test_the_python_lines_work(tmp_path: Path) -> None:
     assert done.stdout.count("viewport-env") == 2
 
 
+@pytest.mark.heavy
+def test_the_tracker_command_writes_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    command = next(block for block in blocks("bash") if "--trackers" in block).strip()
+    words = [word if word != "examples/cartpole.yaml" else str(REPOSITORY / word) for word in shlex.split(command)]
+    done = run([*words, "--inline", "*:num_episodes=2", "*:video.record=none"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    run_dir = Path(done.stdout.strip().splitlines()[-1])
+    board = EventAccumulator(str(run_dir / "tensorboard"))
+    board.Reload()
+    assert [point.step for point in board.Scalars("cartpole-random/return")] == [1, 2]
+    assert (tmp_path / "mlflow.db").is_file()
+    assert "warning" not in done.stderr
+
+
 def test_the_written_env_and_policy_work(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(blocks("python")[1])
     job = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import os
 import urllib.parse
 from collections.abc import Iterator
@@ -55,10 +56,10 @@ def _row(job: JobResult) -> str:
 def _figures(result: RunResult) -> Iterator[str]:
     """Yield the videos with what they show, and how many there are besides."""
     videos = _failures_first(result)
+    there = ((record, video, path) for record, video in videos if (path := result.run_dir / video.path).is_file())
     together = 0
-    for record, video in videos[:MOST_VIDEOS]:
-        path = result.run_dir / video.path
-        inside = video.bytes <= MOST_BYTES and together + video.bytes <= MOST_BYTES_TOGETHER and path.is_file()
+    for record, video, path in itertools.islice(there, MOST_VIDEOS):
+        inside = video.bytes <= MOST_BYTES and together + video.bytes <= MOST_BYTES_TOGETHER
         together += video.bytes if inside else 0
         yield _figure(record, video, _embedded(path) if inside else _reference(path))
     if len(videos) > MOST_VIDEOS:
