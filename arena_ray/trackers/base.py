@@ -131,7 +131,7 @@ def required(tracker: str, *modules: str) -> None:
         *modules: Names of modules.
 
     Raises:
-        ConfigError: If one is missing.
+        ConfigError: If one is missing, or cannot be imported.
     """
     for module in modules:
         try:
@@ -140,4 +140,9 @@ def required(tracker: str, *modules: str) -> None:
             raise ConfigError(
                 f"trackers: {tracker!r} needs {error.name}, which is not installed; run: "
                 f'pip install "arena-ray[{tracker}]", or leave the tracker out'
+            ) from error
+        except ImportError as error:
+            raise ConfigError(
+                f"trackers: {tracker!r} cannot be used, because {module} cannot be imported: {error}; install it anew "
+                f'with pip install "arena-ray[{tracker}]", or leave the tracker out'
             ) from error

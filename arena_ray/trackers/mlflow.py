@@ -48,6 +48,8 @@ class MlflowTracker:
         """Begin a run, or go on with one."""
         from mlflow.tracking import MlflowClient
 
+        # It would print a link to standard output, whose last line is the run directory.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self._client = MlflowClient()
         if run.continues is None:
             self._id = self._client.create_run(self._experiment(), run_name=run.name).info.run_id
