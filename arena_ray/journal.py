@@ -222,7 +222,10 @@ class Journal(Narrator):
     def _conclude_tracking(self, result: RunResult) -> None:
         """Wait for the trackers; whatever goes wrong there costs the run nothing."""
         if self._tracking is not None:
-            self._tracking.conclude(result, self.in_a_hurry)
+            try:
+                self._tracking.conclude(result, self.in_a_hurry)
+            except Exception:
+                logger.exception("the trackers were not told what the run came to")
             self._write_news_of_trackers()
 
     def finish(self, status: str, verdicts: Mapping[str, tuple[str, str | None]]) -> RunResult:

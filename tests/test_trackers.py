@@ -139,7 +139,9 @@ def test_mlflow_reads_them_from_sqlite(result: RunResult) -> None:
 
 
 def test_wandb_writes_offline(result: RunResult, stores: Path) -> None:
-    rows, config, summary = read_wandb(stores)
+    rows, config, summary, steps = read_wandb(stores)
+    assert steps[r"b\.2/return"] == r"b\.2/finished"
+    assert steps[r"a/metrics\.distance"] == "a/finished"
     curve = [(row["a/finished"], row["a/success_rate"]) for row in rows if "a/success_rate" in row]
     assert curve == list(enumerate(running_rates(result, "a"), start=1))
     assert config["jobs"]["b.2"]["num_episodes"] == 4
@@ -152,13 +154,14 @@ def test_wandb_writes_offline(result: RunResult, stores: Path) -> None:
     assert set(sizes) <= media
 
 
-def read_wandb(stores: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
-    """Return history, configuration and summary of all of wandb's files, the oldest first."""
+def read_wandb(stores: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any], dict[str, str]]:
+    """Return history, configuration, summary, and what metrics are drawn over, of all files, the oldest first."""
     from wandb.proto import wandb_internal_pb2
 
     rows: list[dict[str, Any]] = []
     config: dict[str, Any] = {}
     summary: dict[str, Any] = {}
+    steps: dict[str, str] = {}
     ids = set()
     for file in sorted(stores.glob("wandb/offline-run-*/run-*.wandb")):
         for line in log_records(file.read_bytes()):
@@ -167,9 +170,10 @@ def read_wandb(stores: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict
             rows += [items_of(record.history.item)] if record.HasField("history") else []
             config |= items_of(record.run.config.update) if record.HasField("run") else {}
             summary |= items_of(record.summary.update) if record.HasField("summary") else {}
+            steps |= {record.metric.name: record.metric.step_metric} if record.HasField("metric") else {}
             ids |= {record.run.run_id} if record.HasField("run") else set()
     assert len(ids) == 1
-    return rows, config, summary
+    return rows, config, summary, steps
 
 
 def log_records(content: bytes) -> Iterator[bytes]:

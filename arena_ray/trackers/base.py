@@ -64,7 +64,7 @@ class FailureVideo:
 
     Attributes:
         job: Name of the job.
-        view: Name of the camera, or ``viewport``.
+        view: Name of the camera, or ``viewport``; letters, digits, ``_``, ``-`` and ``.``.
         step: That of the episode's point.
         run_step: That of the episode's point.
         title: Episode, outcome and seed, in words.

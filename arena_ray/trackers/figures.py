@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -47,7 +48,7 @@ def videos_of(record: EpisodeRecord, point: Point, run_dir: Path) -> Iterator[Fa
     title = f"{record.job} episode {record.episode}: {outcome}, seed {record.seed}"
     for video in record.videos:
         if video.bytes and video.frames:
-            view = video.camera or video.kind
+            view = re.sub(r"[^\w.-]", "_", video.camera or video.kind)
             yield FailureVideo(
                 job=record.job,
                 view=view,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import time
 from collections.abc import Sequence
@@ -72,7 +71,7 @@ class TensorBoardTracker:
 
         gif, width, height = animated_gif(video.path, video.frames, video.fps)
         image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=gif)
-        tag = f"{video.job}/failures/{_tag(video.view)}"
+        tag = f"{video.job}/failures/{video.view}"
         self._add(step=video.step, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
         self._text(f"{video.job}/failures", f"{video.title}: `{video.path}`", step=video.step)
         self._records.flush()
@@ -100,8 +99,3 @@ class TensorBoardTracker:
 
         now = time.time() if wall_time is None else wall_time
         self._records.write(Event(wall_time=now, step=step, **content).SerializeToString())
-
-
-def _tag(text: str) -> str:
-    """Return a camera's name without what would part a tag."""
-    return re.sub(r"[^\w.-]", "_", text)

@@ -27,6 +27,9 @@ INIT_TIMEOUT_S = 20.0
 #: What each job's curves are drawn over.
 _STEP = "finished"
 
+#: What every job's points may have.
+_METRICS = ("success_rate", "return", "length", "errors")
+
 
 class WandbTracker:
     """Writes curves ``JOB/METRIC`` over ``JOB/finished``; videos are media of the run.
@@ -54,10 +57,11 @@ class WandbTracker:
             allow_val_change=True,
             settings=wandb.Settings(silent=True, console="off", init_timeout=_init_timeout_s()),
         )
-        for job in run.config["jobs"]:
-            folder = job.replace(".", r"\.")  # A bare dot would lead into a mapping.
-            self._run.define_metric(f"{folder}/{_STEP}", hidden=True)
-            self._run.define_metric(f"{folder}/*", step_metric=f"{folder}/{_STEP}")
+        for name, job in run.config["jobs"].items():
+            step = _defined(f"{name}/{_STEP}")
+            self._run.define_metric(step, hidden=True)
+            for metric in (*_METRICS, *(f"metrics.{own['key']}" for own in job.get("metrics", ()))):
+                self._run.define_metric(_defined(f"{name}/{metric}"), step_metric=step)
         where = self._run.dir if self._run.offline else self._run.url
         return TrackerRun(id=self._run.id, where=str(where))
 
@@ -82,6 +86,11 @@ class WandbTracker:
         }
         self._run.summary.update({**figures, "status": final.status, "result": final.table})
         self._run.finish(exit_code=0 if final.status == "completed" else 1)
+
+
+def _defined(name: str) -> str:
+    """Return a name as `define_metric` takes it: a bare dot would lead into a mapping."""
+    return name.replace("\\", r"\\").replace(".", r"\.")
 
 
 def _init_timeout_s() -> float:
