@@ -25,12 +25,13 @@ MOST_VIDEOS = 12
 MOST_BYTES, MOST_BYTES_TOGETHER = 2_000_000, 12_000_000
 
 _HEADINGS = ("job", "status", "episodes", "errors", "success rate", "return", "length")
-_CELL = "text-align:right;white-space:nowrap;vertical-align:top"
+_TEXTS = 2
+_CELL = "white-space:nowrap;vertical-align:top;text-align:"
 
 
 def page(result: RunResult) -> str:
     """Return the HTML that a notebook shows, without style sheets, scripts, or anything from the network."""
-    heads = "".join(f"<th>{heading}</th>" for heading in _HEADINGS)
+    heads = "".join(f'<th style="{_style(column)}">{heading}</th>' for column, heading in enumerate(_HEADINGS))
     rows = "".join(f"<tr>{_row(job)}</tr>" for job in result.jobs.values())
     title = html.escape(f"{result.status}: {result.run_dir}")
     return (
@@ -50,7 +51,13 @@ def _row(job: JobResult) -> str:
         table.interval(metrics["return"]),
         table.interval(metrics["length"]),
     ]
-    return "".join(f'<td style="{_CELL}">{"<br>".join(map(html.escape, cell))}</td>' for cell in cells)
+    texts = ["<br>".join(map(html.escape, cell)) for cell in cells]
+    return "".join(f'<td style="{_style(column)}">{text}</td>' for column, text in enumerate(texts))
+
+
+def _style(column: int) -> str:
+    """Return how a cell is set: names and status flush left, numbers right."""
+    return _CELL + ("left" if column < _TEXTS else "right")
 
 
 def _figures(result: RunResult) -> Iterator[str]:
@@ -85,8 +92,8 @@ def _figure(record: EpisodeRecord, video: VideoFile, source: str) -> str:
     length = "" if record.length is None else f", {record.length} steps"
     text = f"{record.job} {record.episode} ({video.camera or video.kind}): {_outcome(record)}{length}"
     return (
-        f'<figure style="margin:0"><video src="{html.escape(source, quote=True)}" controls muted preload="metadata" '
-        f'width="240" title="{html.escape(video.path, quote=True)}"></video>'
+        f'<figure style="margin:0;width:240px"><video src="{html.escape(source, quote=True)}" controls muted '
+        f'preload="metadata" width="240" title="{html.escape(video.path, quote=True)}"></video>'
         f"<figcaption>{html.escape(text)}</figcaption></figure>"
     )
 
