@@ -7,6 +7,7 @@ import errno
 import fcntl
 import io
 import json
+import re
 import os
 import shutil
 import signal
@@ -315,12 +316,18 @@ def test_progress_counts_the_whole_run_and_the_speed_of_this_part(tmp_path: Path
     counts = {"done": 90, "failed": 2, "judged": 80, "successes": 40}
     progress.event({"kind": "run_resumed", "left": 10, "jobs": {"walk": counts}})
     progress.tick()
-    assert stream.getvalue().splitlines()[-1] == "90/100 episodes, 0.0/s; walk 90/100 success 50%"
+    assert stream.getvalue().splitlines()[-2:] == [
+        "90/100 episodes, 0/s, 0 workers, 2 errors",
+        "  walk: 90/100, success 50 % [39, 61], 2 errors",
+    ]
     progress.started_at -= 10
+    progress._said_at -= 10
     for episode in range(5):
         progress.recorded(EpisodeRecord(job="walk", episode=episode, seed=0, status="completed"))
     progress.tick()
-    assert stream.getvalue().splitlines()[-1].startswith("95/100 episodes, 0.5/s, 0:10 left; walk 95/100")
+    headline, of_job = stream.getvalue().splitlines()[-2:]
+    assert re.match(r"95/100 episodes, 0\.(5|49\d*)/s, 0:10 left, 0 workers, 2 errors", headline)
+    assert of_job.startswith("  walk: 95/100, ")
 
 
 def cured(tmp_path: Path, **more: Any) -> dict[str, Any]:

@@ -208,7 +208,7 @@ def test_a_finished_run_is_left_untouched(tmp_path: Path, capfd: pytest.CaptureF
         assert run_command(["resume", str(run_dir), *words]) == 0
         out, err = capfd.readouterr()
         assert out.splitlines()[-1] == str(run_dir)
-        assert "walk    completed        8/8" in out
+        assert "walk   completed       8/8" in out
         assert err == f"{run_dir} is finished: every requested episode has a record; nothing to do\n"
     pool = NotingPool()
     assert resume(run_dir, pool=pool).status == "completed"
