@@ -7,8 +7,8 @@ import errno
 import fcntl
 import io
 import json
-import re
 import os
+import re
 import shutil
 import signal
 import subprocess
