@@ -22,6 +22,7 @@ from arena_ray.narration import Narrator, RunObserver
 from arena_ray.processes import new_mark
 from arena_ray.provenance import Provenance
 from arena_ray.records import EpisodeRecord
+from arena_ray.report.page_writer import PageWriter
 from arena_ray.results import JobTally, RunResult, tallies_for
 from arena_ray.run_dir import RunDir, run_document, utc_text
 from arena_ray.run_lock import RunLock
@@ -120,6 +121,7 @@ class Journal(Narrator):
         self._synced_at = time.monotonic()
         self._finishing = False
         self._write_run("running")
+        self._page = PageWriter(run_dir.path)
         self.tell("started", run_dir.path, plan)
         if not past.resumed_at:
             self.event("run_started", jobs=[job.name for job in plan.jobs])
@@ -206,12 +208,13 @@ class Journal(Narrator):
         self.tell("event", {"time": now, "kind": "warning", "topic": "storage", "message": message})
 
     def tick(self) -> None:
-        """Force records and events to the disk when it is time."""
+        """Force records and events to the disk, and write the page, when it is time."""
         if time.monotonic() - self._synced_at > SYNC_PERIOD_S:
             self._patiently(self._episodes.sync)
             self._patiently(self._events.sync)
             self._synced_at = time.monotonic()
         self._write_news_of_trackers()
+        self._page.tick()
         self.tell("tick")
 
     def _write_news_of_trackers(self) -> None:
@@ -253,6 +256,7 @@ class Journal(Narrator):
                 write()
             except (OSError, StorageError) as error:
                 logger.error("%s", error)  # A full disk: the records that it took are safe, and each file is whole.
+        self._page.finish()
         self.tell("finished", result)
         return result
 

@@ -21,10 +21,15 @@ def strict_json(value: Any, **kwargs: Any) -> str:
 
 def replace_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file so that a reader sees the old content or the new, never a part; it is on the disk on return."""
+    replace_text(path, strict_json(content, indent=2) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file as `replace_json` does."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(strict_json(content, indent=2) + "\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -32,6 +32,7 @@ from arena_ray.ledger import History, JobHistory
 from arena_ray.narration import Narrator, RunObserver
 from arena_ray.pools import WorkerPool, open_pool
 from arena_ray.records import EpisodeRecord, EpisodeReplay, VideoFile
+from arena_ray.report.page_writer import PageWriter
 from arena_ray.results import ReplayResult, RunResult, named
 from arena_ray.run_dir import RunDir, move_to_free_name
 from arena_ray.specs import EvalJob
@@ -290,6 +291,7 @@ class _ReplayJournal(Narrator):
         """Bring ``summary.json`` up to date, and return what the replay came to."""
         self._log.close()
         _add_videos_to_summary(self._run_dir)
+        PageWriter(self._run_dir.path).finish()
         result = RunResult.load(self._run_dir.path)
         self.tell("finished", result)
         return ReplayResult(

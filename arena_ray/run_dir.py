@@ -152,6 +152,11 @@ class RunDir:
         """One line per episode that was run again: ``replays.jsonl``; exists once something was."""
         return self.path / "replays.jsonl"
 
+    @property
+    def report_file(self) -> Path:
+        """The page to look at: ``report.html``."""
+        return self.path / "report.html"
+
     def job_folder(self, job_name: str) -> Path:
         """Return the folder of a job's videos."""
         return self.path / job_name
@@ -231,7 +236,7 @@ class RunDir:
         added = self._added_videos()
         for record in read_records(self.episodes_file):
             videos = added.get((record.job, record.episode))
-            yield record if videos is None else dataclasses.replace(record, videos=_by_path(record.videos, videos))
+            yield record if videos is None else dataclasses.replace(record, videos=by_path(record.videos, videos))
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Yield the lines of ``events.jsonl``.
@@ -283,7 +288,7 @@ def _read_lines(path: Path, parse: Callable[[Any], LineT], what: str) -> Iterato
                 raise RunDirError(f"{path}, line {number}, is not {what}: {error!r}") from error
 
 
-def _by_path(*videos: Iterable[VideoFile]) -> tuple[VideoFile, ...]:
+def by_path(*videos: Iterable[VideoFile]) -> tuple[VideoFile, ...]:
     """Return the videos in order; of two with one path, because the first was deleted, the second counts."""
     return tuple({video.path: video for some in videos for video in some}.values())
 

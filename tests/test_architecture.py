@@ -23,6 +23,7 @@ ROWS: list[set[str]] = [
     {"config", "chunking", "index_ranges", "ledger", "run_dir", "statistics", "entry_points"},
     {"results"},
     {"comparison", "export"},
+    {"report"},
     {"narration"},
     {"video", "devices", "processes", "memory"},
     {"envs", "policies"},
@@ -35,9 +36,9 @@ ROWS: list[set[str]] = [
     {"journal", "deadlines", "run_history"},
     {"eval_runner"},
     {"policy_runner", "replay_runner", "resume_runner"},
-    {"report", "doctor"},
+    {"doctor"},
     {"command"},
-    {"analysis_commands"},
+    {"analysis_commands", "report_commands"},
     {"cli"},
 ]
 
@@ -58,7 +59,9 @@ RESERVED = {
     "mlflow": {"trackers/mlflow.py"},
     "wandb": {"trackers/wandb.py"},
     "pyarrow": {"export.py"},
-    "click": {"cli.py", "command.py", "analysis_commands.py"},
+    "click": {"cli.py", "command.py", "analysis_commands.py", "report_commands.py"},
+    "jinja2": {"report/assets.py"},
+    "aiohttp": {"report/server.py"},
 }
 
 

@@ -1,4 +1,4 @@
-"""Shows runs to people: while they go on, in a terminal or a log."""
+"""Shows runs to people: in a terminal or a log while they go on, and as a page to look at."""
 
 from arena_ray.report.progress import LiveProgress as LiveProgress
 from arena_ray.report.progress import PlainProgress as PlainProgress

@@ -5,6 +5,7 @@ from arena_ray.results.replay_result import ReplayResult as ReplayResult
 from arena_ray.results.replay_result import named as named
 from arena_ray.results.run_result import JobResult as JobResult
 from arena_ray.results.run_result import RunResult as RunResult
+from arena_ray.results.run_result import read_verdicts as read_verdicts
 from arena_ray.results.tally import NO_SEED as NO_SEED
 from arena_ray.results.tally import JobColumns as JobColumns
 from arena_ray.results.tally import JobTally as JobTally
@@ -21,5 +22,6 @@ __all__ = [
     "ReplayResult",
     "RunResult",
     "named",
+    "read_verdicts",
     "tallies_for",
 ]

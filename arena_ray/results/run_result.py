@@ -100,7 +100,7 @@ class RunResult:
             if record.job in tallies:
                 tallies[record.job].add(record)
         _add_usage(folder, tallies)
-        return cls.from_tallies(folder.path, run["status"], jobs, tallies, _verdicts(folder), tuple(run["notes"]))
+        return cls.from_tallies(folder.path, run["status"], jobs, tallies, read_verdicts(folder), tuple(run["notes"]))
 
     @classmethod
     def from_tallies(
@@ -246,7 +246,8 @@ def _add_usage(folder: RunDir, tallies: Mapping[str, JobTally]) -> None:
         logger.warning("%s: where the time of the run went is known only in part: %r", folder.events_file, error)
 
 
-def _verdicts(folder: RunDir) -> dict[str, tuple[str, str | None]]:
+def read_verdicts(folder: RunDir) -> dict[str, tuple[str, str | None]]:
+    """Return status and error of each job as the driver left them; empty while the run goes on."""
     summary = folder.read_summary() or {}
     try:
         return {name: (job["status"], job["error"]) for name, job in summary["jobs"].items()}
