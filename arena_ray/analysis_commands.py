@@ -16,18 +16,21 @@ from arena_ray.errors import ArenaError
 @click.argument("run_a")
 @click.argument("run_b")
 @click.option("--json", "json_file", metavar="FILE", help="Write all figures to FILE; - is standard output.")
+@click.option("--html", "html_file", metavar="FILE", help="Write a page with the flipped episodes' videos to FILE.")
 @click.option("--gate", is_flag=True, help="Exit code 0 no regression, 1 worse, 4 undecided, 5 not comparable.")
 @click.option("--margin", type=float, default=0.05, show_default=True, help="Rates that differ by less do not differ.")
 @click.option("--confidence", type=float, default=0.95, show_default=True, help="With which verdicts hold.")
 @click.option("--higher_is_better", multiple=True, metavar="METRIC", help="Of this metric of the jobs, more is better.")
 @click.option("--lower_is_better", multiple=True, metavar="METRIC", help="Of this metric, less is better; e.g. length.")
-def compare(run_a: str, run_b: str, json_file: str | None, gate: bool, **options: Any) -> int:
+def compare(run_a: str, run_b: str, json_file: str | None, html_file: str | None, gate: bool, **options: Any) -> int:
     """Is the run in RUN_B better than that in RUN_A? Episodes of one seed are compared with each other."""
     from arena_ray.comparison import compare as compare_runs
 
     comparison = compare_runs(run_a, run_b, **options)
     if json_file is not None:
         _write_json(json_file, comparison.to_json())
+    if html_file is not None:
+        _write_page(html_file, comparison)
     if json_file != "-":
         click.echo(str(comparison))
     return comparison.gate_code if gate else 0
@@ -79,6 +82,15 @@ def export(run_dir: str, form: str, output: str | None) -> int:
     if target != "-":
         click.echo(target)
     return 0
+
+
+def _write_page(target: str, comparison: Any) -> None:
+    from arena_ray.report.comparison_page import write_comparison
+
+    try:
+        write_comparison(comparison, target)
+    except OSError as error:
+        raise ArenaError(f"cannot write {target!r}: {error}") from error
 
 
 def _write_json(target: str, content: dict[str, Any]) -> None:

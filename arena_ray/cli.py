@@ -1,4 +1,4 @@
-"""The command line: ``arena-ray run | policy | resume | replay | compare | ...``. It chooses pool and display.
+"""The command line: ``arena-ray run | policy | resume | replay | report | compare | ...``. It chooses pool and display.
 
 Flags have underscores, as in the Isaac Lab family. Exit codes: 0 every requested episode is completed (replayed: and
 came to the same); 1 some are not; 2 bad input, nothing started; 3 no node could run a worker; 130 and 143 after SIGINT
@@ -25,6 +25,7 @@ from arena_ray import __version__
 from arena_ray.analysis_commands import compare, export, plan
 from arena_ray.command import Command
 from arena_ray.errors import ArenaError, NotEnoughResourcesError
+from arena_ray.report_commands import report, serve
 from arena_ray.specs import POLICY_TYPES, RunSettings
 
 #: What flags of a run mean for a replay, where that is something else.
@@ -251,7 +252,7 @@ def doctor(address: str | None) -> int:
     return examine(address)
 
 
-for _command in (compare, plan, export):
+for _command in (compare, plan, export, report, serve):
     cli.add_command(_command)
 
 

@@ -94,12 +94,13 @@ def _table(comparison: Comparison) -> Any:
         table.add_column(
             heading, justify="left" if heading in ("job", "metric", "verdict") else "right", overflow="fold"
         )
-    for row in _rows(comparison):
+    for row in rows(comparison):
         table.add_row(*(Text(cell) for cell in row))
     return table
 
 
-def _rows(comparison: Comparison) -> Iterator[tuple[str, ...]]:
+def rows(comparison: Comparison) -> Iterator[tuple[str, ...]]:
+    """Yield the cells of the table: job, metric, n, A, B, difference and its interval, p, verdict."""
     shown = {**comparison.jobs, "all jobs": comparison.overall} if len(comparison.jobs) > 1 else comparison.jobs
     for job, metrics in shown.items():
         first = True

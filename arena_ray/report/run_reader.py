@@ -30,9 +30,6 @@ logger = logging.getLogger(__name__)
 #: Of a worker's log the page shows the end, bytes; the file is linked.
 LOG_TAIL = 4_000
 
-#: The page shows the ends of so many logs.
-MOST_LOGS = 50
-
 #: One answer to a page that is open brings so many episodes at most.
 MOST_UPDATES = 2_000
 
@@ -156,6 +153,11 @@ class RunReader:
         return RunResult.from_tallies(folder.path, self.run["status"], self.jobs, self._tallies, verdicts, notes)
 
     @property
+    def stamp(self) -> str:
+        """Another one whenever anything is new."""
+        return f"{self.epoch}-{self.cursor}-{self.timeline.version}-{self._run_stamp}"
+
+    @property
     def cursor(self) -> int:
         """How many changes of episodes there were; `changes_since` counts by it."""
         return len(self._changes)
@@ -195,6 +197,7 @@ class RunReader:
             "name": self.run_dir.path.name,
             "status": self.run["status"],
             "epoch": self.epoch,
+            "stamp": self.stamp,
             "cursor": self.cursor,
             "summary": summary_without_videos(self.result),
             "cameras": self.tables.cameras.values,

@@ -7,7 +7,7 @@
   const CARD = { videos: [220, 246], list: [9999, 34] };
   const filters = { text: at("filter-text"), job: at("filter-job"), tag: at("filter-tag"), camera: at("filter-camera"), order: at("filter-order"), form: at("filter-form") };
   const DEFAULTS = { text: "", job: "", tag: "", camera: "", order: "worst", form: model.episodes.some((episode) => episode.videos.length) || model.live ? "videos" : "list" };
-  let outcomes = new Set(), shown = [], view = null, drawn = {};
+  let outcomes = new Set(), shown = [], view = null;
 
   document.documentElement.classList.add("scripted");
 
@@ -198,11 +198,10 @@
   async function poll() {
     let wait = 1000;
     try {
-      const query = new URLSearchParams({ epoch: model.epoch, after: model.cursor, errors: model.errors.length, stamp: drawn.stamp ?? "" });
+      const query = new URLSearchParams({ epoch: model.epoch, after: model.cursor, errors: model.errors.length, stamp: model.stamp });
       const news = await (await fetch(`_api/updates?${query}`, { cache: "no-store" })).json();
       document.body.classList.remove("cut-off");
       if (news.reset) return location.reload();
-      drawn.stamp = news.stamp;
       if (news.changed) {
         model.errors.push(...news.errors);
         model.take(news.content);

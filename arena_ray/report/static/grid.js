@@ -77,14 +77,12 @@ class Grid {
     const [line, column] = [Math.floor(place / this.columns), place % this.columns];
     card.style.cssText = `width:${width}px;height:${this.height}px;transform:translate(${column * (width + this.gap)}px,${line * (this.height + this.gap)}px)`;
     this.cards.set(place, card);
-    const video = card.querySelector("video");
-    if (video) this.watcher.observe(video);
+    for (const video of card.querySelectorAll("video")) this.watcher.observe(video);
     return card;
   }
 
   drop(card) {
-    const video = card.querySelector("video");
-    if (video) {
+    for (const video of card.querySelectorAll("video")) {
       this.watcher.unobserve(video);
       clearTimeout(this.waiting.get(video));
       this.waiting.delete(video);

@@ -2,12 +2,13 @@
 // Several videos of one moment, played, paused and sought together. The longest leads; the others follow it.
 
 class Player {
-  // videos: [{path, title, frames, fps, partial}], in the order in which they are shown.
+  // videos: [{path, title, frames, fps, partial}], in the order in which they are shown; without a path: an empty place.
   constructor(videos, { columns = null } = {}) {
-    this.fps = videos.length ? Math.max(...videos.map((video) => video.fps || 1)) : 1;
-    this.videos = videos.map((video) => this.makeVideo(video));
-    this.figures = this.videos.map((element, place) => arena.element("figure", {},
-      arena.element("figcaption", {}, videos[place].title, videos[place].partial ? arena.element("span", { class: "muted" }, " broke off") : null), element));
+    this.fps = Math.max(1, ...videos.map((video) => video.fps || 1));
+    this.videos = [];
+    this.figures = videos.map((video) => arena.element("figure", {},
+      arena.element("figcaption", {}, video.title, video.partial ? arena.element("span", { class: "muted" }, " broke off") : null),
+      video.path === null ? arena.element("p", { class: "empty" }, "no video") : this.makeVideo(video)));
     this.button = arena.element("button", { type: "button", class: "play", "aria-label": "Play", onclick: () => this.toggle() }, "▶");
     this.slider = arena.element("input", { type: "range", min: 0, max: 1, step: "any", value: 0, "aria-label": "Position", oninput: () => this.seek(Number(this.slider.value)) });
     this.clock = arena.element("output", { class: "clock" }, "0.00 s");
@@ -16,7 +17,7 @@ class Player {
     this.problem = arena.element("p", { class: "hint problem", hidden: true });
     const grid = arena.element("div", { class: "videos", ...(columns ? { "data-columns": columns } : {}) }, ...this.figures);
     const bar = arena.element("div", { class: "transport" }, this.button, this.slider, this.clock, this.speed);
-    this.element = arena.element("div", { class: "player" }, ...(videos.length ? [grid, bar, this.problem] : []));
+    this.element = arena.element("div", { class: "player" }, ...(this.videos.length ? [grid, bar, this.problem] : []));
     this.playing = false;
     this.tick = this.tick.bind(this);
   }
@@ -31,6 +32,7 @@ class Player {
       this.problem.textContent = "A video cannot be loaded: is the page still in the run directory, beside its videos?";
     });
     element.addEventListener("click", () => this.toggle());
+    this.videos.push(element);
     return element;
   }
 

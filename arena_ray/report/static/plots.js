@@ -11,7 +11,7 @@ arena.widthOf = (target) => Math.max(260, target.clientWidth || 260);
 
 arena.draw = (target, plot) => target.replaceChildren(...(plot ? [plot] : []));
 
-const BASE = { style: { background: "transparent", color: "inherit", fontSize: "12px", overflow: "visible" } };
+arena.BASE = { style: { background: "transparent", color: "inherit", fontSize: "12px", overflow: "visible" } };
 const percent = (value) => `${Math.round(100 * value)} %`;
 
 // Each job's metric as a dot with its interval, jobs of one tag together, and each group's own figure as a diamond.
@@ -37,7 +37,7 @@ arena.plotJobs = (target, model, metric, tag) => {
   const tip = (row) => `${row.job}\n${rate ? percent(row.value) : arena.number(row.value)}` +
     (row.low === null ? "" : `  [${rate ? percent(row.low) : arena.number(row.low)}, ${rate ? percent(row.high) : arena.number(row.high)}]`) + `\nn = ${row.n}`;
   arena.draw(target, Plot.plot({
-    ...BASE, width, marginLeft, marginRight: 20, height: 22 * lines.length + 44, marginTop: 8, marginBottom: 36,
+    ...arena.BASE, width, marginLeft, marginRight: 20, height: 22 * lines.length + 44, marginTop: 8, marginBottom: 36,
     x: { grid: true, label: rate ? "success rate" : metric.replace("_", " "), domain: rate ? [0, 1] : undefined, tickFormat: rate ? percent : undefined, nice: !rate },
     y: { axis: null, domain: [lines.length - 0.4, -0.6] },
     marks: [
@@ -57,7 +57,7 @@ arena.plotDistribution = (target, episodes, key) => {
   const outcomes = ["success", "failure", "unknown"].filter((outcome) => known.some((episode) => episode.outcome === outcome));
   const one = new Set(known.map((episode) => episode[key])).size === 1;
   arena.draw(target, Plot.plot({
-    ...BASE, width: arena.widthOf(target), height: 190, marginLeft: 42, marginBottom: 36,
+    ...arena.BASE, width: arena.widthOf(target), height: 190, marginLeft: 42, marginBottom: 36,
     x: { label: key, ...(one ? { domain: [known[0][key] - 1, known[0][key] + 1] } : {}) }, y: { label: "episodes", grid: true, tickFormat: "d" },
     color: { domain: outcomes, range: outcomes.map((outcome) => arena.COLORS[outcome]) },
     marks: [
@@ -91,7 +91,7 @@ arena.plotProgress = (target, episodes) => {
   target.dataset.last = points.at(-1).value;
   const rate = judged.length > 0;
   arena.draw(target, Plot.plot({
-    ...BASE, width: arena.widthOf(target), height: 190, marginLeft: 42, marginBottom: 36,
+    ...arena.BASE, width: arena.widthOf(target), height: 190, marginLeft: 42, marginBottom: 36,
     x: { label: "episode" }, y: { label: rate ? "success so far" : "return, and its mean so far", grid: true, ...(rate ? { domain: [0, 1], tickFormat: percent } : {}) },
     marks: [
       ...(rate ? [Plot.areaY(thin, { x: "episode", y1: "low", y2: "high", fill: "var(--accent)", fillOpacity: 0.16 })]
@@ -124,7 +124,7 @@ arena.plotTimeline = (target, hint, model) => {
   hint.textContent = `${started} worker${started === 1 ? "" : "s"}, ${omitted ? `the newest ${bars.length} of ${bars.length + omitted}` : bars.length} chunks` +
     (losses.length ? `; ${losses.length} lost (✗)` : "") + ". Point at a bar for its times.";
   arena.draw(target, Plot.plot({
-    ...BASE, width, height: Math.max(90, 18 * workers.length + 70), marginLeft: Math.min(width * 0.4, 16 + 6.8 * longest), marginBottom: 36, marginRight: 16,
+    ...arena.BASE, width, height: Math.max(90, 18 * workers.length + 70), marginLeft: Math.min(width * 0.4, 16 + 6.8 * longest), marginBottom: 36, marginRight: 16,
     x: { label: "seconds since the run began", domain: [0, now], grid: true }, y: { label: null, domain: workers, padding: 0.25, tickSize: 0 },
     color: { domain: names, scheme: names.length > 10 ? "rainbow" : "tableau10", legend: names.length <= 12 },
     marks: [
