@@ -13,7 +13,7 @@ from arena_ray.errors import ArenaError
 @click.command(cls=Command)
 @click.argument("run_dir")
 def report(run_dir: str) -> int:
-    """Write report.html, a page with figures, plots and videos, into RUN_DIR; a run keeps its page up to date itself."""
+    """Write report.html, a page with figures, plots and videos, into RUN_DIR; a run also writes it by itself."""
     from arena_ray.report.page import write_report
 
     try:

@@ -118,10 +118,7 @@ def fragments(reader: RunReader) -> dict[str, Markup]:
         "workers": len(reader.tables.workers.values),
     }
     names = ("status", "overview", "errors", "events", "usage", "about")
-    return {
-        name: Markup(templates().get_template(f"_{name}.html").render(content))  # noqa: S704 - templates escape
-        for name in names
-    }
+    return {name: Markup(templates().get_template(f"_{name}.html").render(content)) for name in names}
 
 
 def _elapsed_s(reader: RunReader) -> float | None:
@@ -134,7 +131,7 @@ def _elapsed_s(reader: RunReader) -> float | None:
 
 
 def error_groups(reader: RunReader) -> list[ErrorGroup]:
-    """Return what broke episodes, the most frequent first; episodes of one exception and one line of message together."""
+    """Return what broke episodes, the most frequent first; what has one exception and first line is one."""
     groups: dict[tuple[str, str], ErrorGroup] = {}
     tails: dict[str, str] = {}
     for row in reader.rows():

@@ -26,15 +26,15 @@ class PageWriter:
 
     Args:
         run_dir: The run directory, in which ``run.json`` stands already.
-        period_s: At most so often, seconds.
+        period_s: At most so often, seconds; ``None``: `PERIOD_S`.
     """
 
-    def __init__(self, run_dir: Path, period_s: float = PERIOD_S) -> None:
+    def __init__(self, run_dir: Path, period_s: float | None = None) -> None:
         self._run_dir = run_dir
-        self._period_s = period_s
+        self._period_s = PERIOD_S if period_s is None else period_s
         self._reader: RunReader | None = None
         self._thread: threading.Thread | None = None
-        self._due = time.monotonic() + period_s
+        self._due = time.monotonic() + self._period_s
 
     def tick(self) -> None:
         """Begin to write the page if it is time; returns at once."""

@@ -76,10 +76,12 @@ class RunReader:
         if stamp == self._run_stamp:
             return False
         run = self.run_dir.read_run()
+        lacking = [key for key in ("jobs", "status", "notes", "started_at", "argv") if key not in run]
+        if lacking:
+            raise RunDirError(f"{self.run_dir.run_file} does not say {', '.join(lacking)}; it is no run of arena-ray")
         try:
             jobs = [EvalJob.model_validate(job) for job in run["jobs"]]
-            run["status"], run["notes"], run["started_at"], run["argv"]  # noqa: B018 - the page needs them
-        except (KeyError, TypeError, ValueError) as error:
+        except (TypeError, ValueError) as error:
             raise RunDirError(f"{self.run_dir.run_file} does not say what was run: {error}") from error
         self.run, self.jobs, self._run_stamp = run, jobs, stamp
         self._number = {job.name: number for number, job in enumerate(jobs)}

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 
 import arena_ray
 from arena_ray.video import VideoRecordingCfg, wrap_env_for_video
+from tests.browsing import chromium
 from tests.video.envs import names
 
 pytestmark = pytest.mark.heavy
@@ -230,41 +229,10 @@ class Player:
         return told
 
 
-def installed_programs() -> tuple[str, str]:
-    browser, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if browser is not None and driver is not None:
-        return browser, driver
-    give_up = pytest.fail if os.environ.get("CI") else pytest.skip
-    give_up("no video is played: chromium or chromedriver is missing (apt-get install chromium chromium-driver)")
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    """A Chromium without a screen; its files are in a temporary folder, and no process of it outlives the tests."""
-    program, driver_program = installed_programs()
-    home = tmp_path_factory.mktemp("browser")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for flag in (
-        "headless=new",
-        "no-sandbox",  # it refuses to run as root otherwise
-        "disable-dev-shm-usage",  # a container's is small
-        "autoplay-policy=no-user-gesture-required",
-        f"user-data-dir={home / 'profile'}",
-    ):
-        options.add_argument(f"--{flag}")
-    environment = {**os.environ, "HOME": str(home), "TMPDIR": str(home), "no_proxy": "localhost,127.0.0.1"}
-    service = Service(driver_program, env=environment, popen_kw={"start_new_session": True})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("no_proxy", environment["no_proxy"])
-        try:
-            with webdriver.Chrome(options, service) as driver:
-                driver.set_script_timeout(20)
-                driver.set_page_load_timeout(20)
-                yield driver
-        finally:
-            with contextlib.suppress(ProcessLookupError, AttributeError):  # AttributeError: it was never started
-                os.killpg(service.process.pid, signal.SIGKILL)
+    with chromium(tmp_path_factory.mktemp("browser")) as driver:
+        yield driver
 
 
 def assert_shows(player: Player, frame: int, pictures: Sequence[Picture], fps: float = FPS) -> None:

@@ -120,7 +120,7 @@
     if (head.dataset.job !== name) {
       head.dataset.job = name;
       const plots = [["Returns", names[0]], ["Lengths", names[1]], ["Over the episodes", names[2]]].map(([title, id]) =>
-        arena.element("div", { class: "card" }, arena.element("h3", {}, title), arena.element("div", { id, class: "plot", role: "img", "aria-label": `${title} of ${name}` })));
+        arena.element("div", { class: "card" }, arena.element("h3", {}, title, ...(id === names[2] ? [] : ["success", "failure"].filter(() => job.metrics.success_rate.n).map(arena.badge))), arena.element("div", { id, class: "plot", role: "img", "aria-label": `${title} of ${name}` })));
       head.replaceChildren(arena.element("h2", {}, name), own.instruction ? arena.element("p", { class: "instruction" }, `“${own.instruction}”`) : "",
         arena.element("div", { id: "job-figures", class: "tiles" }), arena.element("div", { class: "plots" }, ...plots));
     }
@@ -233,6 +233,7 @@
   at("filters").addEventListener("submit", (event) => event.preventDefault());
   at("filter-reset").addEventListener("click", () => { reset(); changed(); });
   for (const id of ["plot-metric", "plot-group"]) at(id).addEventListener("change", () => draw());
+  at("help").addEventListener("click", () => at("keys").showModal());
   addEventListener("hashchange", route);
   let resized = 0, width = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; clearTimeout(resized); resized = setTimeout(() => draw(true), 120); } });

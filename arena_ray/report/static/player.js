@@ -15,7 +15,8 @@ class Player {
     this.speed = arena.element("select", { "aria-label": "Speed", onchange: () => this.setSpeed(Number(this.speed.value)) },
       ...[0.1, 0.25, 0.5, 1, 2, 4].map((rate) => arena.element("option", { value: rate, selected: rate === 1 }, `${rate}×`)));
     this.problem = arena.element("p", { class: "hint problem", hidden: true });
-    const grid = arena.element("div", { class: "videos", ...(columns ? { "data-columns": columns } : {}) }, ...this.figures);
+    const lines = columns ? Math.min(3, Math.ceil(videos.length / columns)) : null;
+    const grid = arena.element("div", { class: "videos", "data-columns": columns, "data-lines": lines }, ...this.figures);
     const bar = arena.element("div", { class: "transport" }, this.button, this.slider, this.clock, this.speed);
     this.element = arena.element("div", { class: "player" }, ...(this.videos.length ? [grid, bar, this.problem] : []));
     this.playing = false;

@@ -45,6 +45,7 @@ arena.plotJobs = (target, model, metric, tag) => {
         fill: "currentColor", fontWeight: (line) => line.heading ? "600" : "normal", title: (line) => line.heading ?? line.job }),
       Plot.ruleY(shown.filter((row) => row.low !== null), { y: "place", x1: "low", x2: "high", stroke: "var(--accent)", strokeWidth: 2.5, strokeLinecap: "round" }),
       Plot.dot(shown, { y: "place", x: "value", r: 5, symbol: (row) => row.total ? "diamond" : "circle", fill: "var(--accent)", stroke: "var(--surface)", strokeWidth: 1.5 }),
+      Plot.text(lines.filter((line) => line.job && !shown.includes(line)), { y: "place", frameAnchor: "left", dx: 4, text: () => "no data", fill: "var(--muted)", fontStyle: "italic" }),
       Plot.tip(shown, Plot.pointerY({ x: "value", y: "place", title: tip, fill: "var(--surface)" })),
     ],
   }));
