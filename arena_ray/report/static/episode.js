@@ -54,7 +54,6 @@ class EpisodeView {
 
   key(event) {
     if (event.altKey || event.ctrlKey || event.metaKey || event.target.matches("select")) return;
-    if (event.target === this.player?.slider && event.key.startsWith("Arrow") && !event.shiftKey) event.preventDefault();
     const moves = { j: 1, ArrowDown: 1, PageDown: 1, k: -1, ArrowUp: -1, PageUp: -1 };
     const onButton = event.key === " " && event.target.matches("button, summary, a");
     if (moves[event.key]) this.onmove(moves[event.key]);
