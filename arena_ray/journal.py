@@ -256,7 +256,7 @@ class Journal(Narrator):
                 write()
             except (OSError, StorageError) as error:
                 logger.error("%s", error)  # A full disk: the records that it took are safe, and each file is whole.
-        self._page.finish()
+        self._page.finish(result)
         self.tell("finished", result)
         return result
 

@@ -291,8 +291,8 @@ class _ReplayJournal(Narrator):
         """Bring ``summary.json`` up to date, and return what the replay came to."""
         self._log.close()
         _add_videos_to_summary(self._run_dir)
-        PageWriter(self._run_dir.path).finish()
         result = RunResult.load(self._run_dir.path)
+        PageWriter(self._run_dir.path).finish(result)
         self.tell("finished", result)
         return ReplayResult(
             run_dir=self._run_dir.path,

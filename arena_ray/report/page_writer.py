@@ -9,6 +9,7 @@ from pathlib import Path
 
 from arena_ray.report.page import write_page
 from arena_ray.report.run_reader import RunReader
+from arena_ray.results import RunResult
 
 logger = logging.getLogger(__name__)
 
@@ -43,18 +44,24 @@ class PageWriter:
         self._thread = threading.Thread(target=self._write, name="report", daemon=True)
         self._thread.start()
 
-    def finish(self) -> None:
-        """Write the page as it is at the end."""
+    def finish(self, result: RunResult | None = None) -> None:
+        """Write the page as it is at the end.
+
+        Args:
+            result: What the run came to, if that is known already: counting takes most of the time.
+        """
         if self._thread is not None:
             self._thread.join()
-        self._write()
+        self._write(result)
 
-    def _write(self) -> None:
+    def _write(self, result: RunResult | None = None) -> None:
         began, cpu_s = time.monotonic(), time.thread_time()
         try:
             if self._reader is None:
                 self._reader = RunReader(self._run_dir)
             self._reader.refresh()
+            if result is not None:
+                self._reader.result = result
             write_page(self._reader)
         except Exception as error:
             self._reader = None

@@ -35,7 +35,9 @@ class Cells(HTMLParser):
     def __init__(self, html: str, table: str) -> None:
         super().__init__()
         self.cells: list[tuple[dict[str, Any], dict[str, Any], str]] = []
-        self._table, self._inside, self._row, self._cell = table, False, {}, None  # type: ignore[var-annotated]
+        self._table, self._inside = table, False
+        self._row: dict[str, Any] = {}
+        self._cell: str | None = None
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

@@ -34,7 +34,7 @@ class Page:
 
     def open(self, address: str, part: str = "") -> None:
         self.browser.get("about:blank")  # Another part of the same page would not load it anew.
-        self.browser.get_log("browser")
+        self.problems()
         self.browser.get(f"{address}#/{part}")
         self.until(lambda: self.js("return document.readyState === 'complete'"))
 
@@ -81,7 +81,8 @@ class Page:
         )
 
     def problems(self) -> list[str]:
-        return [line["message"] for line in self.browser.get_log("browser") if line["level"] == "SEVERE"]
+        told = self.browser.get_log("browser")  # type: ignore[no-untyped-call]
+        return [line["message"] for line in told if line["level"] == "SEVERE"]
 
 
 @pytest.fixture
