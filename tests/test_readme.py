@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,30 @@ def test_the_resume_command_finishes_and_extends_a_run(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == str(run_dir)
         assert RunResult.load(run_dir).jobs[job].counts["completed"] == number
+
+
+@pytest.mark.heavy
+def test_the_page_commands_work(tmp_path: Path) -> None:
+    document = {"jobs": [{"name": "a", "env": {"id": "CartPole-v1"}, "policy": {"type": "zero"}, "num_episodes": 1}]}
+    run_dir = evaluate(document, inline=True, video_base_dir=str(tmp_path / "outputs")).run_dir
+    (run_dir / "report.html").unlink()
+    report, serve = (
+        line.replace("outputs/2026-11-22_19-37-27", str(run_dir)) for line in blocks("bash")[5].splitlines()
+    )
+    assert run(shlex.split(report), tmp_path).stdout.strip() == str(run_dir / "report.html")
+    assert (run_dir / "report.html").is_file()
+    program, *words = shlex.split(serve)
+    with subprocess.Popen(
+        [Path(sys.executable).parent / program, *words], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().strip()
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=20) as answer:
+                assert run_dir.name in answer.read().decode()
+        finally:
+            process.terminate()
+        assert process.wait(timeout=20) == 0
 
 
 @pytest.mark.ray

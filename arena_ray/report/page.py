@@ -152,7 +152,10 @@ def _add_error(groups: dict[tuple[str, str], ErrorGroup], reader: RunReader, epi
     key = kind, message.partition("\n")[0]
     group = groups.get(key)
     if group is None:
-        log = reader.log_path(job, episode["worker"])
+        worker = episode["worker"]
+        if worker is None:  # It was lost; the events may say who it was.
+            worker = reader.timeline.worker_of(episode["job"], episode["chunk"])
+        log = reader.log_path(job, worker)
         group = groups[key] = ErrorGroup(kind, message, traceback, 0, [], log)
     group.count += 1
     group.traceback = group.traceback or traceback

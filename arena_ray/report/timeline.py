@@ -152,6 +152,11 @@ class Timeline:
         else:
             span.worker = number
 
+    def worker_of(self, job: int, chunk: int | None) -> int | None:
+        """Return the number of the worker that ran a chunk; ``None`` if nobody said."""
+        span = None if chunk is None else self._open.get((job, chunk))
+        return None if span is None else span.worker
+
     def _over(self, job: int, chunk: int, line: Mapping[str, Any], seconds: float) -> None:
         span = self._open.get((job, chunk))
         if span is None:

@@ -4,7 +4,7 @@
 (() => {
   const model = new arena.Model(JSON.parse(document.getElementById("run-data").textContent));
   const at = (id) => document.getElementById(id);
-  const CARD = { videos: [220, 246], list: [9999, 34] };
+  const CARD = { videos: [220, 246], narrow: [150, 200], list: [9999, 34] };  // Least width, height.
   const filters = { text: at("filter-text"), job: at("filter-job"), tag: at("filter-tag"), camera: at("filter-camera"), order: at("filter-order"), form: at("filter-form") };
   const DEFAULTS = { text: "", job: "", tag: "", camera: "", order: "worst", form: model.episodes.some((episode) => episode.videos.length) || model.live ? "videos" : "list" };
   let outcomes = new Set(), shown = [], view = null;
@@ -57,7 +57,8 @@
     at("nothing").hidden = shown.length > 0;
     at("nothing").textContent = model.episodes.length ? "No episode passes these filters." : "No episode has ended yet.";
     document.body.dataset.form = filter.form;
-    const [width, height] = filter.form === "list" ? [at("grid").clientWidth || 9999, innerWidth < 560 ? 52 : CARD.list[1]] : CARD.videos;
+    const narrow = innerWidth < 560;
+    const [width, height] = filter.form === "list" ? [at("grid").clientWidth || 9999, narrow ? 52 : CARD.list[1]] : narrow ? CARD.narrow : CARD.videos;
     grid.gap = filter.form === "list" ? 2 : 12;
     if (grid.minWidth !== width || grid.height !== height) grid.setShape(width, height);
     grid.show(shown, { keep });

@@ -38,7 +38,7 @@ arena.plotJobs = (target, model, metric, tag) => {
     (row.low === null ? "" : `  [${rate ? percent(row.low) : arena.number(row.low)}, ${rate ? percent(row.high) : arena.number(row.high)}]`) + `\nn = ${row.n}`;
   arena.draw(target, Plot.plot({
     ...arena.BASE, width, marginLeft, marginRight: 20, height: 22 * lines.length + 44, marginTop: 8, marginBottom: 36,
-    x: { grid: true, label: rate ? "success rate" : metric.replace("_", " "), domain: rate ? [0, 1] : undefined, tickFormat: rate ? percent : undefined, nice: !rate },
+    x: { grid: true, label: rate ? "success rate" : metric.replace("_", " "), domain: rate ? [0, 1] : undefined, tickFormat: rate ? percent : undefined, ticks: width > 700 ? 10 : 4, nice: !rate },
     y: { axis: null, domain: [lines.length - 0.4, -0.6] },
     marks: [
       Plot.text(lines, { y: "place", text: (line) => short(line.heading ?? line.job), frameAnchor: "left", textAnchor: "end", dx: -10,
@@ -56,13 +56,13 @@ arena.plotDistribution = (target, episodes, key) => {
   const known = episodes.filter((episode) => episode.status === 0 && Number.isFinite(episode[key]));
   if (!known.length) return arena.draw(target, arena.element("p", { class: "empty" }, "No data yet."));
   const outcomes = ["success", "failure", "unknown"].filter((outcome) => known.some((episode) => episode.outcome === outcome));
-  const one = new Set(known.map((episode) => episode[key])).size === 1;
+  const least = Math.min(...known.map((episode) => episode[key])), only = known.every((episode) => episode[key] === least);
   arena.draw(target, Plot.plot({
     ...arena.BASE, width: arena.widthOf(target), height: 190, marginLeft: 42, marginBottom: 36,
-    x: { label: key, ...(one ? { domain: [known[0][key] - 1, known[0][key] + 1] } : {}) }, y: { label: "episodes", grid: true, tickFormat: "d" },
+    x: { label: key, ...(only ? { domain: [least - 2, least + 2] } : {}) }, y: { label: "episodes", grid: true, tickFormat: "d" },
     color: { domain: outcomes, range: outcomes.map((outcome) => arena.COLORS[outcome]) },
     marks: [
-      Plot.rectY(known, Plot.binX({ y: "count" }, { x: key, fill: "outcome", order: outcomes, thresholds: 24, tip: { fill: "var(--surface)" } })),
+      Plot.rectY(known, Plot.binX({ y: "count" }, { x: key, fill: "outcome", order: outcomes, thresholds: only ? [least - 0.5, least + 0.5] : 24, domain: only ? [least - 2, least + 2] : undefined, tip: { fill: "var(--surface)" } })),
       Plot.ruleY([0], { stroke: "currentColor", strokeOpacity: 0.4 }),
     ],
   }));
