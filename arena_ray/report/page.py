@@ -17,6 +17,7 @@ from arena_ray.report.assets import embedded_json, render, templates
 from arena_ray.report.rows import FIELDS, STATUSES, Row
 from arena_ray.report.run_reader import RunReader, log_tail
 from arena_ray.results.usage import PARTS
+from arena_ray.run_dir import utc_text
 
 #: In the order in which they run.
 SCRIPTS = (
@@ -115,6 +116,7 @@ def fragments(reader: RunReader) -> dict[str, Markup]:
         "errors": error_groups(reader),
         "command": shlex.join(map(str, reader.run["argv"])),
         "elapsed_s": _elapsed_s(reader),
+        "now": utc_text(datetime.datetime.now(datetime.timezone.utc))[11:19],
         "workers": len(reader.tables.workers.values),
     }
     names = ("status", "overview", "errors", "events", "usage", "about")
@@ -126,8 +128,7 @@ def _elapsed_s(reader: RunReader) -> float | None:
     if reader.run.get("resumed_at"):
         return None
     end = reader.run.get("finished_at")
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat()
-    return reader.tables.seconds(end or now)
+    return reader.tables.seconds(end or utc_text(datetime.datetime.now(datetime.timezone.utc)))
 
 
 def error_groups(reader: RunReader) -> list[ErrorGroup]:

@@ -35,12 +35,16 @@ def find_file(root: Path, name: str) -> Path | None:
     return None if hidden else path
 
 
+def find_run(base: Path, name: str) -> Path | None:
+    """Return a run directory in a folder; ``None`` if there is none, or if it is a link that leads out."""
+    path = base / name
+    if "\0" in name or "/" in name or name.startswith(".") or not (path / "run.json").is_file():
+        return None
+    return path if path.resolve().is_relative_to(base.resolve()) else None
+
+
 def find_runs(base: Path) -> list[Path]:
-    """Return the run directories in a folder, the newest name first; links that lead out of it are none."""
-    inside = base.resolve()
-    found = {
-        path.resolve(): path
-        for path in sorted(base.iterdir())
-        if not path.name.startswith(".") and (path / "run.json").is_file() and path.resolve().is_relative_to(inside)
-    }
+    """Return the run directories in a folder, the newest name first; of several links to one, one."""
+    runs = (find_run(base, path.name) for path in sorted(base.iterdir()))
+    found = {path.resolve(): path for path in runs if path is not None}
     return sorted(found.values(), key=lambda path: path.name, reverse=True)

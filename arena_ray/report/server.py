@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 from arena_ray.errors import ArenaError, RunDirError
 from arena_ray.json_files import strict_json
 from arena_ray.report.run_index import index_html
-from arena_ray.report.served_files import CONTENT_TYPES, find_file, find_runs
+from arena_ray.report.served_files import CONTENT_TYPES, find_file, find_run
 from arena_ray.report.served_run import ServedRun
 
 #: Only programs on this machine can reach it.
@@ -97,8 +97,7 @@ class Site:
     def _run_path(self, request: web.Request) -> Path:
         if self._single:
             return self._target
-        name = request.match_info["run"]
-        path = next((path for path in find_runs(self._target) if path.name == name), None)
+        path = find_run(self._target, request.match_info["run"])
         if path is None:
             raise web.HTTPNotFound(text="there is no such run")
         return path

@@ -285,7 +285,8 @@ def test_new_episodes_appear_while_a_run_goes_on(page: Page, tmp_path: Path) -> 
         while not (found := list(tmp_path.glob("*/run.json"))) and time.monotonic() < deadline:
             time.sleep(0.02)
         with serving(found[0].parent) as (address, _):
-            page.open(address, "episodes")
+            page.open(address, "episodes?order=episode")
+            page.until(lambda: page.js("return window.first = document.querySelector('#grid article')"))
             counts = set()
 
             def complete() -> bool:
@@ -295,6 +296,7 @@ def test_new_episodes_appear_while_a_run_goes_on(page: Page, tmp_path: Path) -> 
             page.until(complete, timeout_s=40)
             page.until(lambda: page.found() == "30 of 30 episodes")
             assert len(counts) > 2
+            assert page.js("return window.first.isConnected")  # What was seen already was not made again.
             assert page.browser.find_element(By.CSS_SELECTOR, "[data-fragment=status] .badge").text == "completed"
             page.js("location.hash = '#/'")
             rate = page.browser.find_element(By.CSS_SELECTOR, "#jobs-table [data-metric=success_rate]")

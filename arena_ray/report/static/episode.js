@@ -39,7 +39,7 @@ class EpisodeView {
     const log = worker === null ? null : `${this.episode.job.name}/logs/${this.model.workers[worker][0]}-${this.model.workers[worker][1]}.log`;
     return arena.element("div", { class: "note bad" }, arena.element("p", {}, arena.element("code", {}, type), ` ${message}`),
       traceback ? arena.element("details", {}, arena.element("summary", {}, "Traceback"), arena.element("pre", {}, traceback)) : null,
-      log ? arena.element("p", {}, arena.element("a", { href: arena.address(log) }, "log of its worker")) : null);
+      log ? arena.element("p", {}, arena.element("a", { href: arena.address(log) }, "log of its worker"), " (if it wrote one)") : null);
   }
 
   facts() {

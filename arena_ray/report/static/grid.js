@@ -16,11 +16,17 @@ class Grid {
     });
   }
 
+  // With keep, what is seen already stays as it is, and only moves: new items do not make its videos load again.
   show(items, { keep = false } = {}) {
-    const focused = keep && this.target.contains(document.activeElement);
+    const focused = keep && this.target.contains(document.activeElement), before = this.items[this.current];
     this.items = items;
-    this.current = keep ? Math.min(this.current, Math.max(0, items.length - 1)) : 0;
-    this.clear();
+    if (keep) {
+      const place = items.indexOf(before);
+      this.current = place >= 0 ? place : Math.min(this.current, Math.max(0, items.length - 1));
+    } else {
+      this.current = 0;
+      this.clear();
+    }
     this.layout();
     if (focused) this.focus(this.current);
   }
@@ -57,28 +63,40 @@ class Grid {
     const line = this.height + this.gap, top = -this.target.getBoundingClientRect().top, margin = innerHeight / 2;
     const first = Math.max(0, Math.floor((top - margin) / line) * this.columns);
     const end = Math.min(this.items.length, Math.ceil((top + innerHeight + margin) / line) * this.columns);
-    for (const [place, card] of this.cards)
-      if ((place < first || place >= end) && place !== this.current) {
+    const wanted = new Set(this.items.slice(first, end)).add(this.items[this.current]);
+    for (const [item, card] of this.cards)
+      if (!wanted.has(item)) {
         this.drop(card);
-        this.cards.delete(place);
+        this.cards.delete(item);
       }
-    const width = (this.width - this.gap * (this.columns - 1)) / this.columns, fresh = document.createDocumentFragment();
-    for (let place = first; place < end; place++) if (!this.cards.has(place)) fresh.append(this.card(place, width));
+    const fresh = document.createDocumentFragment();
+    const settle = (place) => {
+      const card = this.cards.get(this.items[place]);
+      if (card && (Number(card.dataset.place) !== place || card.ariaSetSize !== String(this.items.length))) this.put(card, place);
+      return card;
+    };
+    for (let place = first; place < end; place++) if (!settle(place)) fresh.append(this.card(place));
+    settle(this.current);
     this.target.append(fresh);
   }
 
-  card(place, width) {
-    const card = this.make(this.items[place], place);
-    card.dataset.place = place;
+  card(place) {
+    const item = this.items[place], card = this.make(item, place);
     card.setAttribute("role", "listitem");
+    this.put(card, place);
+    this.cards.set(item, card);
+    for (const video of card.querySelectorAll("video")) this.watcher.observe(video);
+    return card;
+  }
+
+  put(card, place) {
+    const width = (this.width - this.gap * (this.columns - 1)) / this.columns;
+    const [line, column] = [Math.floor(place / this.columns), place % this.columns];
+    card.dataset.place = place;
     card.setAttribute("aria-setsize", this.items.length);
     card.setAttribute("aria-posinset", place + 1);
     card.tabIndex = place === this.current ? 0 : -1;
-    const [line, column] = [Math.floor(place / this.columns), place % this.columns];
     card.style.cssText = `width:${width}px;height:${this.height}px;transform:translate(${column * (width + this.gap)}px,${line * (this.height + this.gap)}px)`;
-    this.cards.set(place, card);
-    for (const video of card.querySelectorAll("video")) this.watcher.observe(video);
-    return card;
   }
 
   drop(card) {
@@ -106,14 +124,14 @@ class Grid {
 
   focus(place) {
     if (!this.items.length) return;
-    const to = Math.min(Math.max(0, place), this.items.length - 1), before = this.cards.get(this.current);
+    const to = Math.min(Math.max(0, place), this.items.length - 1), before = this.cards.get(this.items[this.current]);
     if (before) before.tabIndex = -1;
     this.current = to;
     const line = this.height + this.gap, top = Math.floor(to / this.columns) * line + this.target.getBoundingClientRect().top;
     if (top < 130) scrollBy(0, top - 130);
     else if (top + line > innerHeight) scrollBy(0, top + line - innerHeight + 10);
     this.render();
-    const card = this.cards.get(to) ?? null;
+    const card = this.cards.get(this.items[to]);
     if (card) {
       card.tabIndex = 0;
       card.focus({ preventScroll: true });

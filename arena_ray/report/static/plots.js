@@ -120,18 +120,19 @@ arena.plotTimeline = (target, hint, model) => {
   const tip = (bar) => `${bar.job}, chunk ${bar.chunk}` + (bar.attempt > 1 ? `, attempt ${bar.attempt}` : "") +
     `\n${arena.clock(bar.end - bar.start)}${bar.running ? ", still running" : ""}${bar.lost ? ", lost with its worker" : ""}` +
     (bar.usage ? "\n" + PARTS.map((part, place) => `${part} ${arena.clock(bar.usage[place])}`).join("\n") : "");
+  const [unit, scale] = now > 3 * 3600 ? ["hours", 3600] : now > 300 ? ["minutes", 60] : ["seconds", 1];
   const width = arena.widthOf(target), longest = Math.max(...workers.map((worker) => worker.length));
   const losses = bars.filter((bar) => bar.lost), started = workers.filter((worker) => !NOBODY.includes(worker)).length;
   hint.textContent = `${started} worker${started === 1 ? "" : "s"}, ${omitted ? `the newest ${bars.length} of ${bars.length + omitted}` : bars.length} chunks` +
     (losses.length ? `; ${losses.length} lost (✗)` : "") + ". Point at a bar for its times.";
   arena.draw(target, Plot.plot({
     ...arena.BASE, width, height: Math.max(90, 18 * workers.length + 70), marginLeft: Math.min(width * 0.4, 16 + 6.8 * longest), marginBottom: 36, marginRight: 16,
-    x: { label: "seconds since the run began", domain: [0, now], grid: true }, y: { label: null, domain: workers, padding: 0.25, tickSize: 0 },
+    x: { label: `${unit} since the run began`, domain: [0, now / scale], grid: true }, y: { label: null, domain: workers, padding: 0.25, tickSize: 0 },
     color: { domain: names, scheme: names.length > 10 ? "rainbow" : "tableau10", legend: names.length <= 12 },
     marks: [
-      Plot.barX(bars, { x1: "start", x2: "end", y: "worker", fill: "job", fillOpacity: (bar) => bar.lost ? 0.35 : 0.85, insetRight: 0.5, rx: 1.5 }),
-      Plot.text(losses, { x: "end", y: "worker", text: () => "✗", fill: "var(--failure)", fontWeight: "bold", fontSize: 14 }),
-      Plot.tip(bars, Plot.pointer({ x: (bar) => (bar.start + bar.end) / 2, y: "worker", title: tip, fill: "var(--surface)", maxRadius: 60 })),
+      Plot.barX(bars, { x1: (bar) => bar.start / scale, x2: (bar) => bar.end / scale, y: "worker", fill: "job", fillOpacity: (bar) => bar.lost ? 0.35 : 0.85, insetRight: 0.5, rx: 1.5 }),
+      Plot.text(losses, { x: (bar) => bar.end / scale, y: "worker", text: () => "✗", fill: "var(--failure)", fontWeight: "bold", fontSize: 14 }),
+      Plot.tip(bars, Plot.pointer({ x: (bar) => (bar.start + bar.end) / 2 / scale, y: "worker", title: tip, fill: "var(--surface)", maxRadius: 60 })),
     ],
   }));
 };
