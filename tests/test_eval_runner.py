@@ -128,6 +128,7 @@ def test_a_run_leaves_what_the_interface_says(tmp_path: Path) -> None:
         "episodes.jsonl",
         "events.jsonl",
         "summary.json",
+        "report.html",
         "walk",
     }
     kinds = [json.loads(line)["kind"] for line in (result.run_dir / "events.jsonl").read_text().splitlines()]

@@ -103,14 +103,20 @@ def render(template: str, scripts: tuple[str, ...], **content: Any) -> str:
     )
 
 
+def _figure(metric: Metric, name: str) -> tuple[str, str]:
+    """Return a metric's value and its interval (empty without one), as the table in the terminal has them."""
+    value, _, limits = interval(metric, percent=name == "success_rate").replace("-", "\N{MINUS SIGN}").partition("\n")
+    return value, limits
+
+
 def value_text(metric: Metric, name: str) -> str:
-    """Return a metric's value, as the table in the terminal has it."""
-    return interval(metric, percent=name == "success_rate").partition("\n")[0].replace("-", "\N{MINUS SIGN}")
+    """Return a metric's value for people."""
+    return _figure(metric, name)[0]
 
 
 def interval_text(metric: Metric, name: str) -> str:
-    """Return a metric's interval, as the table in the terminal has it; empty without one."""
-    return interval(metric, percent=name == "success_rate").partition("\n")[2].replace("-", "\N{MINUS SIGN}")
+    """Return a metric's interval for people; empty without one."""
+    return _figure(metric, name)[1]
 
 
 def pretty_json(content: Any) -> str:

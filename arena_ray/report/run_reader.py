@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 #: Of a worker's log the page shows the end, bytes; the file is linked.
 LOG_TAIL = 4_000
 
+#: A page has so many episodes, those that were recorded first, so that neither driver nor browser drowns in a run of
+#: millions; the figures count all.
+MOST_ROWS = 50_000
+
 #: One answer to a page that is open brings so many episodes at most.
 MOST_UPDATES = 2_000
 
@@ -67,6 +71,7 @@ class RunReader:
         self._rows: dict[tuple[int, int], Row] = {}
         self._added: dict[tuple[str, int], list[VideoFile]] = collections.defaultdict(list)
         self._changes: list[tuple[int, int]] = []
+        self._omitted = 0
         self._tallies = tallies_for(self.jobs)
         self._events_broken = False
 
@@ -94,7 +99,7 @@ class RunReader:
         Raises:
             RunDirError: If something cannot be read.
         """
-        before = len(self._changes), self.timeline.version, self.epoch
+        before = self.stamp
         try:
             changed = self._read_run()
             self._read_events()
@@ -105,7 +110,7 @@ class RunReader:
         except Shrunk:
             self._restart()
             return self.refresh()
-        if changed or before != (len(self._changes), self.timeline.version, self.epoch):
+        if changed or before != self.stamp:
             self.__dict__.pop("result", None)
             return True
         return False
@@ -133,6 +138,9 @@ class RunReader:
             record = dataclasses.replace(record, videos=by_path(record.videos, added))
         self._tallies[record.job].add(record)
         self.timeline.ran(number, record.chunk, record.worker)
+        if len(self._rows) >= MOST_ROWS and (number, record.episode) not in self._rows:
+            self._omitted += 1
+            return
         self._rows[number, record.episode] = self.tables.row(record, number, self._metrics[number])
         self._changes.append((number, record.episode))
 
@@ -157,7 +165,7 @@ class RunReader:
     @property
     def stamp(self) -> str:
         """Another one whenever anything is new."""
-        return f"{self.epoch}-{self.cursor}-{self.timeline.version}-{self._run_stamp}"
+        return f"{self.epoch}-{self.cursor}-{self._omitted}-{self.timeline.version}-{self._run_stamp}"
 
     @property
     def cursor(self) -> int:
@@ -200,6 +208,7 @@ class RunReader:
             "status": self.run["status"],
             "epoch": self.epoch,
             "stamp": self.stamp,
+            "omitted": self._omitted,
             "cursor": self.cursor,
             "summary": summary_without_videos(self.result),
             "cameras": self.tables.cameras.values,

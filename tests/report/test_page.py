@@ -18,6 +18,7 @@ from arena_ray import RunResult, replay, resume
 from arena_ray.cli import run_command
 from arena_ray.config import load_plan
 from arena_ray.errors import ConfigError
+from arena_ray.report import run_reader
 from arena_ray.report.assets import embedded_json
 from arena_ray.report.page import page_html, write_report
 from arena_ray.report.run_reader import RunReader
@@ -248,6 +249,13 @@ def test_changes_are_told_once_and_in_order(copy: Path) -> None:
     again, _ = reader.changes_since(cursor)
     assert again == rows[-1:]
     assert len(reader.rows()) == 28
+
+
+def test_a_page_has_so_many_episodes_and_figures_of_all(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_reader, "MOST_ROWS", 20)
+    content = data_of(write_report(copy).read_text())
+    assert (len(content["rows"]), content["omitted"]) == (20, 8)
+    assert content["summary"]["overall"]["episodes"] == {"completed": 27, "error": 1, "timeout": 0}
 
 
 def test_a_file_that_became_shorter_is_read_anew(copy: Path) -> None:

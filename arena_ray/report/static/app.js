@@ -51,7 +51,8 @@
     for (const episode of found) counts[episode.outcome] = (counts[episode.outcome] ?? 0) + 1;
     chips(counts);
     shown = found.filter((episode) => !outcomes.size || outcomes.has(episode.outcome)).sort(arena.ORDERS[filter.order]);
-    at("found").textContent = `${shown.length} of ${model.episodes.length} episodes`;
+    at("found").textContent = `${shown.length} of ${model.episodes.length} episodes` +
+      (model.omitted ? `; ${model.omitted} that were recorded later are not in this page, only in its figures` : "");
     const narrowed = outcomes.size || ["text", "job", "tag", "camera"].some((name) => filter[name] !== DEFAULTS[name]);
     at("filter-reset").hidden = !narrowed;
     at("nothing").hidden = shown.length > 0;
@@ -116,7 +117,8 @@
     head.hidden = !name;
     if (!name || at("episodes").hidden) return;
     const job = model.summary.jobs[name], own = model.jobs.find((one) => one.name === name);
-    const episodes = model.episodes.filter((episode) => episode.job.name === name);
+    const end = job.stopped?.at ?? Infinity;  // What was in flight when a job stopped counts for nothing.
+    const episodes = model.episodes.filter((episode) => episode.job.name === name && episode.episode < end);
     const names = ["job-return", "job-length", "job-progress"];
     if (head.dataset.job !== name) {
       head.dataset.job = name;

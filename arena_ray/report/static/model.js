@@ -65,7 +65,7 @@ class Model {
 
   // Takes over what changes while a run goes on.
   take(content) {
-    for (const name of ["name", "status", "epoch", "stamp", "cursor", "summary", "cameras", "workers", "timeline"]) this[name] = content[name];
+    for (const name of ["name", "status", "epoch", "stamp", "omitted", "cursor", "summary", "cameras", "workers", "timeline"]) this[name] = content[name];
   }
 
   add(rows) {
