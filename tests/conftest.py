@@ -33,6 +33,7 @@ def local_ray() -> Iterator[None]:
 LONGEST = (
     "tests.chaos.test_workers",
     "tests.chaos.test_drivers",
+    "tests.report.test_report_in_browser",
     "tests.test_ray_places",
     "tests.test_ray_faults",
     "tests.test_invariance",

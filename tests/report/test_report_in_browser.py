@@ -19,8 +19,8 @@ from selenium.webdriver.support.ui import Select
 
 from arena_ray import RunResult, evaluate
 from arena_ray.report.page import write_report
-from tests.report.conftest import serving
 from tests.report.hostile import CAMERA, MARKUP
+from tests.report.serving import serving
 from tests.worlds import walk_job
 
 pytestmark = pytest.mark.heavy

@@ -17,8 +17,8 @@ from arena_ray import evaluate
 from arena_ray.cli import run_command
 from arena_ray.report.served_files import find_file, find_runs
 from arena_ray.report.server import DEFAULT_PORT, MOST_PORTS
-from tests.report.conftest import serving
 from tests.report.pages import data_of
+from tests.report.serving import serving
 from tests.worlds import walk_job
 
 NO_PORT = ("--",)
