@@ -62,8 +62,11 @@ class Page:
     def press(self, *keys: str) -> None:
         webdriver.ActionChains(self.browser).send_keys(*keys).perform()
 
-    def title(self) -> str:
-        return self.browser.find_element(By.ID, "episode-title").text
+    def until_open(self, title: str) -> None:
+        """Wait until an episode is shown; its address changes first, and the page follows."""
+        self.until(
+            lambda: self.js("return document.getElementById('episode-title')?.textContent ?? ''").startswith(title)
+        )
 
     def times(self) -> list[float]:
         """Where the videos of the open episode are, seconds."""
@@ -193,13 +196,13 @@ def test_keys_lead_through_the_episodes(page: Page, address: str) -> None:
     assert page.js("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
     page.press(Keys.ENTER)
     job, episode = keys[1].split("/")
-    assert page.title().startswith(f"{job} · episode {episode} ")
+    page.until_open(f"{job} · episode {episode} ")
     page.press("j")
     job, episode = keys[2].split("/")
-    assert page.title().startswith(f"{job} · episode {episode} ")
+    page.until_open(f"{job} · episode {episode} ")
     page.press("k")
     page.press("k")
-    assert page.title().startswith("reach · episode 3 ")
+    page.until_open("reach · episode 3 ")
     page.press(Keys.ESCAPE)
     page.until(lambda: not page.js("return document.getElementById('episode').open"))
     page.until(lambda: page.js("return document.activeElement.dataset.place") == "0")
