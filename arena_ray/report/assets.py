@@ -105,8 +105,8 @@ def render(template: str, scripts: tuple[str, ...], **content: Any) -> str:
 
 def _figure(metric: Metric, name: str) -> tuple[str, str]:
     """Return a metric's value and its interval (empty without one), as the table in the terminal has them."""
-    value, _, limits = interval(metric, percent=name == "success_rate").replace("-", "\N{MINUS SIGN}").partition("\n")
-    return value, limits
+    value, *limits = interval(metric, as_percent=name == "success_rate")
+    return value.replace("-", "\N{MINUS SIGN}"), " ".join(limits).replace("-", "\N{MINUS SIGN}")
 
 
 def value_text(metric: Metric, name: str) -> str:

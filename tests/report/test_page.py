@@ -18,10 +18,12 @@ from arena_ray import RunResult, replay, resume
 from arena_ray.cli import run_command
 from arena_ray.config import load_plan
 from arena_ray.errors import ConfigError
+from arena_ray.records import Metric
 from arena_ray.report import run_reader
 from arena_ray.report.assets import embedded_json
 from arena_ray.report.page import page_html, write_report
 from arena_ray.report.run_reader import RunReader
+from arena_ray.results import table
 from tests.report.hostile import MARKUP, hostile_job
 from tests.report.pages import Cells, data_of, rows_of
 
@@ -73,9 +75,8 @@ def assert_shows(cell: dict[str, Any], expected: dict[str, Any], computed: float
         return
     assert float(cell["data-value"]) == expected["value"] == pytest.approx(computed)
     assert (float(cell["data-low"]), float(cell["data-high"])) == (expected["low"], expected["high"])
-    value, low, high = (100 * number if rate else number for number in (computed, expected["low"], expected["high"]))
-    words = f"{value:.4g}{' %' if rate else ''} [{low:.3g}, {high:.3g}]"
-    assert cell["text"] == words.replace("-", "\N{MINUS SIGN}")
+    terminal = " ".join(table.interval(Metric(**expected), as_percent=rate))
+    assert cell["text"] == terminal.replace("-", "\N{MINUS SIGN}")
 
 
 def test_counts_groups_and_own_metrics_are_those_of_the_summary(run: RunResult) -> None:

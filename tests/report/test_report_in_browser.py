@@ -129,7 +129,7 @@ def test_figures_of_a_job_are_those_of_pandas(page: Page, address: str, frame: p
     assert figures["return"][0] == pytest.approx(done["return"].mean())
     assert figures["length"][0] == pytest.approx(done["length"].mean())
     assert figures["distance"][0] == pytest.approx(done["metrics.distance"].mean())
-    assert figures["success_rate"][1] == f"{100 * done['success'].astype(float).mean():.4g} %"
+    assert figures["success_rate"][1] == f"{100 * done['success'].astype(float).mean():.3g} %"
     assert float(page.js("return document.getElementById('job-progress').dataset.last")) == figures["success_rate"][0]
     bars = page.js("return document.querySelectorAll('#job-return svg [aria-label=rect] *').length")
     assert bars > 1
@@ -351,7 +351,7 @@ def test_without_javascript_it_is_a_plain_table(page: Page, address: str, run: R
         assert lines[0].is_displayed()
         rate = run.jobs["reach"].metrics["success_rate"].value
         assert rate is not None
-        assert f"{100 * rate:.4g} %" in body
+        assert f"{100 * rate:.3g} %" in body
         assert "Where the time went" in body
         assert "poisoned step" in body
         assert not page.browser.find_element(By.ID, "filters").is_displayed()

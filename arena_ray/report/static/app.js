@@ -128,7 +128,7 @@
         arena.element("div", { id: "job-figures", class: "tiles" }), arena.element("div", { class: "plots" }, ...plots));
     }
     at("job-figures").replaceChildren(...Object.entries(job.metrics).filter(([key, metric]) => metric.n || key === "success_rate").map(([key, metric]) => {
-      const rate = key === "success_rate", number = (value) => rate ? `${arena.number(100 * value, 4)} %` : arena.number(value);
+      const rate = key === "success_rate", number = (value) => rate ? `${arena.number(100 * value, 3)} %` : arena.number(value);
       return arena.element("div", { class: "figure-tile", "data-metric": key, "data-value": metric.value }, arena.element("small", {}, key.replace("_", " ")),
         arena.element("b", {}, metric.value === null ? "no data" : number(metric.value)),
         arena.element("small", {}, metric.low === null ? "" : `[${rate ? arena.number(100 * metric.low, 3) : arena.number(metric.low, 3)}, ${rate ? arena.number(100 * metric.high, 3) : arena.number(metric.high, 3)}]`));

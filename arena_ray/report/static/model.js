@@ -12,6 +12,7 @@ arena.address = (path) => "./" + path.split("/").map(encodeURIComponent).join("/
 arena.number = (value, digits = 4) => {
   if (value === null || value === undefined) return "–";
   if (Number.isInteger(value) && Math.abs(value) < 1e9) return String(value).replace("-", "−");
+  if (Math.abs(value) >= 10 ** digits && Math.abs(value) < 1e6) return value.toFixed(0).replace("-", "−");
   return String(Number(value.toPrecision(digits))).replace("-", "−");
 };
 
