@@ -133,6 +133,7 @@ class Run(Generic[ResultT]):
         self._usage: dict[tuple[str, int], ChunkUsage] = {}
         self._lost_at: dict[tuple[str, int], Place] = {}
         self._pool_stopped = False
+        self._told_stopped = set(self._ledger.stopped_jobs())
 
     def _chunk_length(
         self, remaining: int, num_workers: int, num_slots: int, episode_s: tuple[float, float] | None
@@ -210,7 +211,7 @@ class Run(Generic[ResultT]):
     def _finish(self) -> ResultT:
         ended_early = "failed" if self.signal is None else "interrupted"
         status = "completed" if self._ledger.completed and self.storage_error is None else ended_early
-        verdicts = {name: (job.status, job.failed) for name, job in self._ledger.jobs.items()}
+        verdicts = {name: (job.status, job.failure) for name, job in self._ledger.jobs.items()}
         return self._journal.finish(status, verdicts)
 
     def _hand_out(self, pool: WorkerPool) -> None:
@@ -292,6 +293,9 @@ class Run(Generic[ResultT]):
     def _commit(self, record: EpisodeRecord) -> None:
         if self._ledger.record(record):
             self._journal.commit(record)
+            if self._ledger.jobs[record.job].is_sure and record.job not in self._told_stopped:
+                self._told_stopped.add(record.job)
+                self._journal.stopped_early(record.job, self._ledger.stopped_jobs()[record.job])
 
     def _failed(self, chunk: Chunk, failure: Failure, pool: WorkerPool) -> None:
         text = f"{failure.error.type}: {failure.error.message}"

@@ -115,6 +115,7 @@ class Journal(Narrator):
         self._provenance = past.provenance or Provenance.of_this_process(argv, hardware)
         self._tallies = past.tallies
         self._tuning = dict(past.tuning)
+        self._stopped: dict[str, Any] = {}
         self._step_budgets = {job.name for job in plan.jobs if job.num_steps is not None}
         self._episodes = LineLog(run_dir.episodes_file)
         self._events = LineLog(run_dir.events_file)
@@ -146,6 +147,7 @@ class Journal(Narrator):
                 driver={"host": socket.gethostname(), "pid": os.getpid()},
                 mark=self.mark,
                 tuning=self._tuning,
+                stopped=self._stopped,
                 notes=self._told_notes,
                 started_at=self._past.started_at,
                 resumed_at=self._past.resumed_at,
@@ -244,6 +246,7 @@ class Journal(Narrator):
         result = RunResult.from_tallies(
             self.run_dir.path, status, list(self._plan.jobs), self._tallies, verdicts, notes
         )
+        self._stopped = {name: job.stopped.to_json() for name, job in result.jobs.items() if job.stopped is not None}
         finished_at = utc_text(datetime.datetime.now(datetime.timezone.utc))
         writes: list[Callable[[], None]] = [
             lambda: self.run_dir.write_summary(result.summary()),

@@ -14,6 +14,7 @@ from arena_ray.dispatch import Chunk, WorkerSetup
 from arena_ray.records import EpisodeRecord
 from arena_ray.results import RunResult
 from arena_ray.run_dir import utc_text
+from arena_ray.stopping import Stopped
 from arena_ray.worker_events import Notice, Tuned
 
 ResultT_co = TypeVar("ResultT_co", covariant=True)
@@ -82,6 +83,10 @@ class RunJournal(Protocol[ResultT_co]):
         """Take in which slots were chosen for the chunk's job."""
         ...
 
+    def stopped_early(self, job_name: str, stopped: Stopped) -> None:
+        """Take in that a job hands out nothing more because it is sure."""
+        ...
+
     def tick(self) -> None:
         """Be told, some times a second, that the run goes on."""
         ...
@@ -141,6 +146,12 @@ class Narrator:
     def tuned(self, chunk: Chunk, tuned: Tuned) -> None:
         """Tell which slots were chosen for the chunk's job."""
         self.event("tuned", chunk, **tuned.to_json())
+
+    def stopped_early(self, job_name: str, stopped: Stopped) -> None:
+        """Tell that a job hands out nothing more because it is sure; how many are in flight then is left out."""
+        facts = {key: value for key, value in stopped.to_json().items() if key != "beyond"}
+        message = f"{stopped.metric} is known to within {stopped.half_width:.3g} after {stopped.at} episodes"
+        self.event("stopped_early", job=job_name, **facts, message=message)
 
     def _chunk_video(self, chunk: Chunk, path: str) -> None:
         """Tell of a video that shows all slots; `path` is relative to where the workers write."""

@@ -130,6 +130,7 @@ def _place_order(run_dir: RunDir, name: str, episodes: str | Iterable[int], flag
     run = run_dir.read_run()
     job = _find_job(run_dir, run, name)
     recorded = _find_records(run_dir, job, ranges)
+    job = job.model_copy(update={"stop_when": None})  # Whatever they come to, all that were chosen are run.
     if job.num_episodes is None:
         job = job.model_copy(update={"num_steps": None, "num_episodes": 1 + max(recorded)})
     return _Order(

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from arena_ray.config import EvalPlan, PlanSource, compare_jobs, load_plan
+from arena_ray.config import EvalPlan, JobChanges, PlanSource, compare_jobs, load_plan
 from arena_ray.errors import ConfigError, RunDirError
 from arena_ray.eval_runner import Run
 from arena_ray.journal import Journal, Past
@@ -53,7 +53,8 @@ def resume(
     Args:
         run_dir: The run directory. A run that is finished is left untouched.
         overrides: ``NAME:key=value``, as on the command line, on top of the run's own. Together with the job file, if
-            that is still there, they must come to the jobs of the run; but `num_episodes` may be more than it was.
+            that is still there, they must come to the jobs of the run; but `num_episodes` may be more than it was, and
+            `stop_when` narrower or surer.
         retry_failed: Run episodes again whose newest record is ``error`` or ``timeout``.
         observer: Watches the run.
         pool: Where workers run; ``None``: what the settings ask for. It is closed at the end.
@@ -79,6 +80,7 @@ class Resumption:
         overrides: See `resume`.
         retry_failed: See `resume`.
         flags: See `resume`.
+        reason: Why the run is extended, for its event; ``None``: somebody asked for it.
 
     Attributes:
         path: The run directory.
@@ -97,7 +99,9 @@ class Resumption:
         *,
         retry_failed: bool = False,
         flags: Mapping[str, Any] | None = None,
+        reason: str | None = None,
     ) -> None:
+        self._reason = reason
         self._run_dir = RunDir.open(run_dir)
         self.path = self._run_dir.path
         self.signal: int | None = None
@@ -107,7 +111,7 @@ class Resumption:
         self._lock = self._run_dir.lock()
         try:
             self._run = _read_run(self._run_dir)
-            self._plan, self._grown = _plan_again(self._run_dir, self._run, overrides, flags or {})
+            self._plan, self._changes = _plan_again(self._run_dir, self._run, overrides, flags or {})
             self._history = self._read_history(retry_failed)
         except BaseException:
             self._lock.release()
@@ -127,7 +131,8 @@ class Resumption:
         """Whether nothing is left to do: no episode to run, no file to write."""
         status = "failed" if self._history.failed else "completed"
         is_written_down = self._run["status"] == status and self._run_dir.read_summary() is not None
-        return self._history.left == 0 and not self._run_dir.rank_files() and is_written_down
+        has_changed = bool(self._changes.grown or self._changes.tightened)
+        return self._history.left == 0 and not self._run_dir.rank_files() and is_written_down and not has_changed
 
     def execute(self, observer: RunObserver | None = None, pool: WorkerPool | None = None) -> RunResult:
         """Run what is left and write down what the whole run came to; once.
@@ -165,9 +170,7 @@ class Resumption:
                 )
                 if_it_fails.push(journal)
                 journal.event("run_resumed", left=self._history.left, jobs=self._history.counts)
-                if self._grown:
-                    grown = {name: {"was": was, "is": is_now} for name, (was, is_now) in self._grown.items()}
-                    journal.event("run_extended", num_episodes=grown)
+                self._tell_changes(journal)
                 for text in news:
                     journal.event("warning", topic="resumed", message=text)
                 self._clear_up(journal)
@@ -176,11 +179,19 @@ class Resumption:
             if_it_fails.pop_all()
         return journal
 
+    def _tell_changes(self, journal: Journal) -> None:
+        if self._changes.grown:
+            grown = {name: {"was": was, "is": is_now} for name, (was, is_now) in self._changes.grown.items()}
+            journal.event("run_extended", num_episodes=grown, reason=self._reason)
+        for name, stopped in self._history.stopped.items():
+            journal.stopped_early(name, stopped)
+
     def _past(self, now: datetime.datetime) -> tuple[Past, list[str]]:
         """Return what the journal takes over, and what there is to tell about that."""
         run = self._run
         provenance = Provenance.from_run(run) if self._history.left == 0 else None
         news = [] if provenance is not None else list(_version_notes(run["versions"], versions()))
+        news += _tightening_notes(self._changes)
         past = Past(
             lock=self._lock,
             tallies=self._history.tallies,
@@ -244,8 +255,8 @@ def _recorded_plan(run_dir: RunDir, run: Mapping[str, Any]) -> EvalPlan:
 
 def _plan_again(
     run_dir: RunDir, run: Mapping[str, Any], overrides: Sequence[str], flags: Mapping[str, Any]
-) -> tuple[EvalPlan, dict[str, tuple[int, int]]]:
-    """Return the plan of the run as it is asked for now, and which jobs have grown: old and new `num_episodes`."""
+) -> tuple[EvalPlan, JobChanges]:
+    """Return the plan of the run as it is asked for now, and what has changed about its jobs."""
     for flag in flags:
         if flag in NO_FLAGS:
             raise ConfigError(f"flags: {flag}: {NO_FLAGS[flag]}; leave it out")
@@ -258,12 +269,12 @@ def _plan_again(
     else:
         now = load_plan({"jobs": run["jobs"]}, overrides)
         what, hint = "overrides", "leave them out"
-    grown, lines = compare_jobs(before.document["jobs"], now.document["jobs"])
-    if lines:
+    changes = compare_jobs(before.document["jobs"], now.document["jobs"])
+    if changes.refused:
         text = f"{what}: these are not the jobs that the run in {run_dir.path} began with; {hint}, or start a new run"
-        raise ConfigError("\n  ".join([text, *lines]))
+        raise ConfigError("\n  ".join([text, *changes.refused]))
     settings = load_plan({"jobs": run["jobs"], "run": run["settings"]}, (), flags).settings
-    return dataclasses.replace(now, settings=settings, source=source), grown
+    return dataclasses.replace(now, settings=settings, source=source), changes
 
 
 def _texts(overrides: Sequence[str]) -> tuple[str, ...]:
@@ -281,6 +292,17 @@ def _source(run_dir: RunDir, run: Mapping[str, Any]) -> PlanSource:
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise RunDirError(f"{run_dir.run_file}: its key 'source' cannot be read: {error}") from error
+
+
+def _tightening_notes(changes: JobChanges) -> Iterator[str]:
+    """Yield a note for each job that goes on after it may have been looked at: its sequence is another one then."""
+    for name, (was, is_now) in changes.tightened.items():
+        both = 1 - (1 - was["confidence"]) - (1 - is_now["confidence"])
+        yield (
+            f"job {name!r}: stop_when was half_width {was['half_width']:g} and is {is_now['half_width']:g} since the "
+            f"run was resumed; the interval of its success rate holds with {100 * is_now['confidence']:g} % by itself, "
+            f"with {100 * both:g} % together with the earlier one"
+        )
 
 
 def _version_notes(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:

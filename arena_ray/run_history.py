@@ -13,6 +13,7 @@ from arena_ray.records import EpisodeRecord, EpisodeStatus
 from arena_ray.results import JobTally, tallies_for
 from arena_ray.run_dir import RunDir, read_records
 from arena_ray.specs import EvalJob, SlotChoice
+from arena_ray.stopping import Stopped, StopRule
 
 #: Events that say that the running chunk of a job will not reach its end by itself.
 _BROKEN = frozenset({"build_failed", "worker_failed"})
@@ -30,7 +31,8 @@ class RunHistory:
         counts: What to show of each job before anything is run: episodes that are ``done``, of these ``failed``, and
             ``judged`` (the environment said whether it succeeded) and ``successes``.
         left: Episodes that are to be run; ``None`` if a `num_steps` budget is to be run, whose number nobody knows.
-        failed: Episodes whose newest record is ``error`` or ``timeout``.
+        failed: Episodes that count whose newest record is ``error`` or ``timeout``.
+        stopped: Jobs that have stopped because they are sure, and where, though no event says so.
     """
 
     ledger: History
@@ -40,6 +42,7 @@ class RunHistory:
     counts: Mapping[str, Mapping[str, int]]
     left: int | None
     failed: int
+    stopped: Mapping[str, Stopped]
 
 
 def read_history(
@@ -66,7 +69,7 @@ def read_history(
     counts = {name: past.counts(retry_failed=retry_failed) for name, past in pasts.items()}
     unmerged = list(_read_unmerged(run_dir, pasts))
     partial_videos.update(video.path for record in unmerged for video in record.videos if video.partial)
-    failed = sum(len(past.failed) for past in pasts.values())
+    failed = sum(past.num_failed for past in pasts.values())
     for past in pasts.values():
         past.begin_events(retry_failed=retry_failed, all_handed_out=bool(run_dir.rank_files()))
     _read_events(run_dir, pasts, tallies)
@@ -79,6 +82,7 @@ def read_history(
         counts=counts,
         left=None if budgets_left else sum(past.left for past in pasts.values()),
         failed=failed,
+        stopped={name: stopped for name, past in pasts.items() if (stopped := past.untold_stop()) is not None},
     )
 
 
@@ -107,7 +111,9 @@ def _read_events(run_dir: RunDir, pasts: Mapping[str, _JobPast], tallies: Mappin
     for number, line in enumerate(run_dir.events(), start=1):
         try:
             past = pasts.get(line.get("job", ""))
-            if past is not None and "chunk" in line:
+            if past is not None and line["kind"] == "stopped_early":
+                past.told_stop = int(line["at"])
+            elif past is not None and "chunk" in line:
                 past.happened(line)
                 if "usage" in line:
                     tallies[past.job.name].usage.add(line["usage"])
@@ -122,6 +128,8 @@ class _JobPast:
         self.job = job
         self.newest: dict[int, EpisodeStatus] = {}
         self.failed: dict[int, int] = {}  # with the attempt that it was
+        self.told_stop: int | None = None
+        self._outcomes: dict[int, bool | None] = {}
         self._was_completed = was_completed
         self._budget_used = False
         self._retried = False
@@ -136,6 +144,8 @@ class _JobPast:
     def add(self, record: EpisodeRecord) -> None:
         """Count a record; the newest of an episode comes last."""
         self.newest[record.episode] = record.status
+        if self.job.stop_when is not None:
+            self._outcomes[record.episode] = record.success
         self.failed.pop(record.episode, None)
         if record.status != "completed":
             self.failed[record.episode] = record.attempt
@@ -204,8 +214,30 @@ class _JobPast:
 
     @property
     def left(self) -> int:
-        """Episodes that are to be run, of a budget of episodes."""
-        return 0 if self.job.num_episodes is None else self.job.num_episodes - len(self.newest)
+        """Episodes that are to be run, of a budget of episodes; at most, if the job stops when it is sure."""
+        if self.job.num_episodes is None or self.stopped() is not None:
+            return 0
+        return self.job.num_episodes - len(self.newest)
+
+    def stopped(self) -> Stopped | None:
+        """Return where the job has stopped because it is sure, by the episodes that are not to be run again."""
+        if self.job.stop_when is None:
+            return None
+        rule = StopRule(self.job.stop_when)
+        for episode, status in self.newest.items():
+            rule.add(episode, status, self._outcomes[episode])
+        return rule.stopped()
+
+    def untold_stop(self) -> Stopped | None:
+        """Return where the job has stopped, if no event says so."""
+        stopped = self.stopped()
+        return None if stopped is None or stopped.at == self.told_stop else stopped
+
+    @property
+    def num_failed(self) -> int:
+        """Episodes that count whose newest record is ``error`` or ``timeout``."""
+        stopped = self.stopped()
+        return sum(stopped is None or episode < stopped.at for episode in self.failed)
 
     def for_ledger(self) -> JobHistory:
         """Return all this in the words of the ledger."""
@@ -215,6 +247,7 @@ class _JobPast:
             next_chunk=self._next_chunk,
             steps_done=self.steps_done,
             slots=self._slots,
+            outcomes=self._outcomes,
         )
 
     def _attempts(self) -> Mapping[int, int]:

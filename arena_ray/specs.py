@@ -136,6 +136,27 @@ class MetricSpec(_Spec):
     """How the values of an episode's steps become one number."""
 
 
+class StopWhen(_Spec):
+    """When a job has seen enough: its success rate is known to within a half-width."""
+
+    metric: Literal["success_rate"] = "success_rate"
+    """What is to be known."""
+    half_width: Annotated[float, Field(strict=True, gt=0, lt=0.5)]
+    """The interval shall lie within so much around the rate, e.g. 0.05 for 5 points."""
+    confidence: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.95
+    """With which the interval covers the rate, whenever the job stops."""
+
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _is_a_rate(cls, value: Any) -> Any:
+        if value != "success_rate":
+            raise ValueError(
+                f"{value!r} cannot stop a job: how wrong a mean can be is only known of numbers with known bounds; "
+                "write 'success_rate'"
+            )
+        return value
+
+
 class Resources(_Spec):
     """What one worker needs."""
 
@@ -235,6 +256,8 @@ class EvalJob(_Spec):
     """Episodes to run: exactly so many get a record. Excludes `num_steps`."""
     num_steps: _Count | None = None
     """Environment steps over all slots of one worker; the episode that the end cuts off gives no record."""
+    stop_when: StopWhen | None = None
+    """End the job as soon as its success rate is known well enough; `num_episodes` is then the most that are run."""
     num_envs: _Count | Literal["auto"] = 1
     """Slots per worker; ``auto``: the job's first worker measures environment and policy, and chooses."""
     vectorization: Literal["sync", "async", "auto"] = "sync"
@@ -338,6 +361,17 @@ class EvalJob(_Spec):
             raise ValueError("'num_rebuilds' splits episodes; give 'num_episodes', not 'num_steps'")
         if self.num_episodes is not None and self.num_rebuilds > self.num_episodes:
             raise ValueError(f"'num_rebuilds' {self.num_rebuilds} is more than 'num_episodes' {self.num_episodes}")
+        return self
+
+    @model_validator(mode="after")
+    def _can_stop(self) -> EvalJob:
+        if self.stop_when is not None and self.num_episodes is None:
+            raise ValueError("'stop_when' ends a budget of episodes; give 'num_episodes', not 'num_steps'")
+        if self.stop_when is not None and self.num_rebuilds > 1:
+            raise ValueError(
+                f"'stop_when' would end the job before each of its 'num_rebuilds' {self.num_rebuilds} builds has had "
+                "its part of the episodes; leave out one of both"
+            )
         return self
 
 

@@ -4,8 +4,8 @@
 machine without Ray, torch or any simulator.
 """
 
-from arena_ray.config.changes import compare_jobs
+from arena_ray.config.changes import JobChanges, compare_jobs
 from arena_ray.config.plan import EvalPlan, PlanSource, load_plan
 from arena_ray.config.schema import json_schema
 
-__all__ = ["EvalPlan", "PlanSource", "load_plan", "compare_jobs", "json_schema"]
+__all__ = ["EvalPlan", "PlanSource", "load_plan", "JobChanges", "compare_jobs", "json_schema"]

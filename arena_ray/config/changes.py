@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from arena_ray.config.problems import shown
 
 
-def compare_jobs(
-    before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, tuple[int, int]], list[str]]:
-    """Return which jobs have grown, and a line for every other difference.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JobChanges:
+    """What has changed about the jobs of a run.
 
-    A job has grown when more episodes are asked for, in one build of the environment: the episodes that it had are
-    then what they were.
+    Attributes:
+        grown: Old and new `num_episodes` by name of the job. A job has grown when more episodes are asked for, in one
+            build of the environment: the episodes that it had are then what they were.
+        tightened: Old and new `stop_when` of jobs that shall know their success rate better than they were to.
+        refused: A line for every other difference.
+    """
+
+    grown: Mapping[str, tuple[int, int]]
+    tightened: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]
+    refused: Sequence[str]
+
+
+def compare_jobs(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> JobChanges:
+    """Return what has changed.
 
     Args:
         before: The jobs of ``run.json``, as `EvalPlan.document` has them.
         now: The same jobs as they are read now.
-
-    Returns:
-        Old and new `num_episodes` by name of the job, and the lines.
     """
     old, new = ({job["name"]: job for job in jobs} for jobs in (before, now))
     lines = [f"job {name!r}: it was there, and is gone" for name in old if name not in new]
@@ -29,13 +38,16 @@ def compare_jobs(
     if not lines and list(old) != list(new):
         lines.append(f"the order of the jobs: was {', '.join(old)}, is now {', '.join(new)}")
     grown: dict[str, tuple[int, int]] = {}
+    tightened: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
     for name in (name for name in old if name in new):
         for key, was, is_now in _differences(old[name], new[name]):
             if key == "num_episodes" and _is_growth(was, is_now) and old[name]["num_rebuilds"] == 1:
                 grown[name] = (was, is_now)
+            elif key in _TIGHTER and _TIGHTER[key](was, is_now):
+                tightened[name] = (old[name]["stop_when"], new[name]["stop_when"])
             else:
                 lines.append(f"job {name!r}: {key}: was {shown(was)}, is now {shown(is_now)}{_why(key, old[name])}")
-    return grown, lines
+    return JobChanges(grown=grown, tightened=tightened, refused=lines)
 
 
 def _differences(was: Any, is_now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -58,7 +70,16 @@ def _is_growth(was: Any, is_now: Any) -> bool:
     return isinstance(was, int) and isinstance(is_now, int) and is_now > was
 
 
+#: What makes a job run longer before it is sure: key, and whether a change of it does.
+_TIGHTER: dict[str, Callable[[Any, Any], bool]] = {
+    "stop_when.half_width": lambda was, is_now: isinstance(was, float) and isinstance(is_now, float) and is_now < was,
+    "stop_when.confidence": lambda was, is_now: isinstance(was, float) and isinstance(is_now, float) and is_now > was,
+}
+
+
 def _why(key: str, job: Mapping[str, Any]) -> str:
+    if key.split(".")[0] == "stop_when":
+        return " (once episodes have run, it can be made narrower and surer, and nothing else)"
     if key == "num_episodes" and job["num_rebuilds"] > 1:
         return " (num_rebuilds splits the episodes, so their number cannot change)"
     return " (episodes that have run cannot be taken back)" if key == "num_episodes" and job[key] is not None else ""

@@ -39,6 +39,7 @@ _EXAMPLES = {
     "env": "env: {id: FetchReach-v4}' or 'env: {entry_point: package.module:attribute}",
     "policy": "policy: {type: random}' or 'policy: {entry_point: package.module:attribute}",
     "success": "success: {key: is_success}",
+    "stop_when": "stop_when: {metric: success_rate, half_width: 0.05, confidence: 0.95}",
     "resources": "resources: {num_gpus: 1}",
     "video": "video: {record_viewport_video: true}' or 'video: {record_camera_video: true}",
     "tags": "tags: {suite: fetch}",
@@ -110,6 +111,8 @@ def _need(detail: ErrorDetails) -> str:
         return f"at least {context['ge']:g}"
     if kind == "greater_than":
         return f"more than {context['gt']:g}"
+    if kind == "less_than":
+        return f"less than {context['lt']:g}"
     if kind == "literal_error":
         choices = ", ".join(map(repr, _choices(detail)))
         return f"one of {choices}" if "," in choices else choices

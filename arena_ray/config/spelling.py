@@ -16,6 +16,7 @@ from arena_ray.specs import (
     PolicyRef,
     Resources,
     RunSettings,
+    StopWhen,
     SuccessSpec,
     VideoRecordingCfg,
 )
@@ -33,6 +34,7 @@ _PARTS: dict[str, type] = {
     "env": EnvRef,
     "policy": PolicyRef,
     "success": SuccessSpec,
+    "stop_when": StopWhen,
     "metrics": MetricSpec,
     "resources": Resources,
     "video": VideoRecordingCfg,

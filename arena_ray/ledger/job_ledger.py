@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, TypeAlias
@@ -11,6 +12,7 @@ from arena_ray.dispatch import Chunk
 from arena_ray.ledger.failure_policy import FaultRule, back_off_s
 from arena_ray.records import EpisodeStatus
 from arena_ray.specs import EvalJob, SlotChoice
+from arena_ray.stopping import StopRule
 
 JobStatus: TypeAlias = Literal["completed", "failed", "incomplete"]
 
@@ -30,9 +32,11 @@ class JobHistory:
         next_chunk: The first index that no chunk has had.
         steps_done: Whether a `num_steps` budget was used up.
         slots: What was chosen where the job leaves its slots open; ``None``: nothing yet.
+        outcomes: Whether recorded episodes succeeded, where a job that stops when it is sure needs to know.
     """
 
     recorded: Iterable[tuple[int, EpisodeStatus]] = ()
+    outcomes: Mapping[int, bool | None] = dataclasses.field(default_factory=dict)
     handed_out: Mapping[int, int] = dataclasses.field(default_factory=dict)
     next_chunk: int = 0
     steps_done: bool = False
@@ -137,6 +141,7 @@ class JobLedger:
         self._mean_episode_s = self._longest_episode_s = 0.0
         self._num_durations = 0
         self.running: dict[int, _Running] = {}
+        self.rule = None if job.stop_when is None else StopRule(job.stop_when)
         self._recorded = _Episodes(job.num_episodes)
         self._bounds = bounds
         self._rebuild = 0
@@ -157,17 +162,24 @@ class JobLedger:
         self._steps_charges = 0
 
     @property
+    def is_sure(self) -> bool:
+        """Whether the job has stopped because it is sure: nothing more is handed out or tried again."""
+        return self.rule is not None and self.rule.at is not None
+
+    @property
     def done(self) -> bool:
-        """Whether every requested episode (or step) has been run."""
+        """Whether every requested episode (or step) has been run, or the job is sure."""
         if self.job.num_episodes is None:
             return self._steps_done
-        return self.counts.total >= self.job.num_episodes
+        return self.is_sure or self.counts.total >= self.job.num_episodes
 
     @property
     def waiting(self) -> int:
-        """Episodes that no worker has; 1 for a waiting `num_steps` budget."""
+        """Episodes that no worker has; 1 for a waiting `num_steps` budget, 0 once the job is sure."""
         if self.job.num_episodes is None:
             return 0 if self._steps_done or self.running else 1
+        if self.is_sure:
+            return 0
         return self._fresh + sum(len(piece.episodes) for piece in self._pieces)
 
     @property
@@ -177,15 +189,27 @@ class JobLedger:
 
     @property
     def status(self) -> JobStatus:
-        """``completed``: every requested episode has a completed record; ``failed``: some cannot; ``incomplete``."""
+        """``completed``: every requested episode has a completed record; ``failed``: some cannot; ``incomplete``.
+
+        Once the job is sure, only the episodes that made it so are asked for.
+        """
+        if self.rule is not None and self.is_sure:
+            return "failed" if self.rule.errors else "completed"
         if self.failed or self.counts.error or self.counts.timeout:
             return "failed"
         return "completed" if self.done else "incomplete"
 
-    def mark_recorded(self, episode: int, status: EpisodeStatus) -> bool:
+    @property
+    def failure(self) -> str | None:
+        """Why the job failed, if it did: what became of episodes that do not count is no reason."""
+        return None if self.is_sure else self.failed
+
+    def mark_recorded(self, episode: int, status: EpisodeStatus, success: bool | None = None) -> bool:
         """Count a record; return False, changing nothing, if the episode has one already."""
         if not self._recorded.add(episode):
             return False
+        if self.rule is not None:
+            self.rule.add(episode, status, success)
         setattr(self.counts, status, getattr(self.counts, status) + 1)
         return True
 
@@ -194,7 +218,7 @@ class JobLedger:
         if history.slots is not None:
             self.tuned(history.slots)
         for episode, status in history.recorded:
-            if self.mark_recorded(episode, status) and self.job.num_episodes is not None:
+            if self.mark_recorded(episode, status, history.outcomes.get(episode)) and self.job.num_episodes is not None:
                 self._fresh -= 1
                 self._probe = False
         self._next_index = history.next_chunk
@@ -222,7 +246,7 @@ class JobLedger:
             self._steps_attempts += 1
             piece = _Piece((), self._steps_attempts, 0)
         else:
-            piece = self._pieces.popleft() if self._pieces else self._cut(max(1, length(self._fresh)))
+            piece = self._pieces.popleft() if self._pieces else self._cut(max(1, length(self._worth_starting)))
         chunk = Chunk(
             job=self.job,
             index=self._next_index,
@@ -238,6 +262,18 @@ class JobLedger:
         self._probe = False
         self.running[chunk.index] = _Running(chunk, dict.fromkeys(piece.episodes), set())
         return chunk
+
+    @property
+    def _worth_starting(self) -> int:
+        """Fresh episodes that a chunk may be taken from.
+
+        Where the job stops when it is sure, half of those that it probably still needs: while they run, more becomes
+        known of the rest. When it should have stopped already, one for each slot of a worker.
+        """
+        if self.rule is None:
+            return self._fresh
+        needed = sum(episode not in self._recorded for episode in range(self._cursor, self.rule.likely_end()))
+        return min(self._fresh, max(math.ceil(needed / 2), self.job.num_slots))
 
     def _cut(self, length: int) -> _Piece:
         """Return the next fresh episodes, all of one rebuild and one attempt."""
@@ -301,6 +337,8 @@ class JobLedger:
             reason: What happened, for people.
         """
         running = self.running.pop(index)
+        if self.is_sure:
+            return Loss()  # What was in flight does not count, so nobody waits for it.
         self._probe = self._probe or running.chunk.probe_seeding
         self._losses_in_a_row += not self.held  # Workers that are lost at one moment are one incident.
         at_start = not running.ready and (rule.charged or self._is_one_too_many(min(running.unrecorded, default=0)))

@@ -15,6 +15,7 @@ from arena_ray.ledger.failure_policy import FAULTS
 from arena_ray.ledger.job_ledger import History, JobHistory, JobLedger, Loss
 from arena_ray.records import EpisodeRecord
 from arena_ray.specs import EvalJob, SlotChoice
+from arena_ray.stopping import Stopped
 
 #: Called with (remaining, num_workers, num_slots, mean and largest duration of episodes); returns the length of the
 #: next chunk.
@@ -75,7 +76,7 @@ class Ledger:
         return all(job.status == "completed" for job in self.jobs.values())
 
     def waiting_jobs(self) -> Iterator[JobLedger]:
-        """Yield the jobs that have a chunk to hand out, in order."""
+        """Yield the jobs that have a chunk to hand out, in order; a job that is sure has none."""
         if self.stopped is None:
             yield from (job for job in self.jobs.values() if job.waiting and not job.failed)
 
@@ -128,20 +129,26 @@ class Ledger:
         job = self.jobs[record.job]
         if record.chunk is not None:
             job.recorded(record.chunk, record.episode)
-        if not job.mark_recorded(record.episode, record.status):
+        if not job.mark_recorded(record.episode, record.status, record.success):
             return False
         if record.status == "completed" and record.duration_s is not None:
             job.observe_duration(record.duration_s)
         return True
 
     def episode_failed(self, record: EpisodeRecord, cause: str) -> None:
-        """Be told that environment or policy broke an episode.
+        """Be told that environment or policy broke an episode; one that does not count ends nothing.
 
         Args:
             record: Its record.
             cause: ``environment_error`` or ``policy_error``.
         """
+        if not self._counts(record):
+            return
         self._ends(cause, f"episode {record.episode} of job {record.job!r} failed")
+
+    def _counts(self, record: EpisodeRecord) -> bool:
+        rule = self.jobs[record.job].rule
+        return rule is None or rule.at is None or record.episode < rule.at
 
     def _ends(self, cause: str, reason: str) -> None:
         ends = FAULTS[cause].ends
@@ -194,8 +201,15 @@ class Ledger:
 
     def fail_job(self, job_name: str, reason: str) -> None:
         """Be told that a factory of a job raised: the job fails at once, and by default nothing further starts."""
+        if self.jobs[job_name].is_sure:
+            return
         self.jobs[job_name].failed = self.jobs[job_name].failed or reason
         self._ends("build_error", f"job {job_name!r} failed")
+
+    def stopped_jobs(self) -> dict[str, Stopped]:
+        """Return where jobs have stopped because they are sure, by name."""
+        found = {name: job.rule.stopped() for name, job in self.jobs.items() if job.rule is not None}
+        return {name: stopped for name, stopped in found.items() if stopped is not None}
 
     def stop(self, reason: str) -> None:
         """Hand out no further chunk."""

@@ -37,7 +37,7 @@ SPARE_LINES = 6
 _HEADINGS = ("episodes", "errors", "success", "per s", "left", "workers")
 _BAR_WIDTH = 8
 
-_SHOWN_EVENTS = frozenset({"warning", "worker_lost", "episode_timeout", "quarantined"})
+_SHOWN_EVENTS = frozenset({"warning", "worker_lost", "episode_timeout", "quarantined", "stopped_early"})
 _CHUNK_OVER = frozenset({"chunk_finished", "worker_lost"})
 
 

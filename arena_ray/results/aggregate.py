@@ -26,11 +26,16 @@ class JobSamples:
         outcomes: ``bool[n]``, of those that said whether they succeeded.
         returns: ``float64[n]``, finite.
         lengths: ``float64[n]``, finite.
+        half_width: To within what its success rate is to be known before the job stops; ``None``: its number of
+            episodes was fixed beforehand.
+        confidence: Of the interval of the success rate.
     """
 
     outcomes: npt.NDArray[np.bool_]
     returns: npt.NDArray[np.float64]
     lengths: npt.NDArray[np.float64]
+    half_width: float | None = None
+    confidence: float = 0.95
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +62,26 @@ class GroupResult:
 
 
 def metrics_of(jobs: Sequence[JobSamples]) -> dict[str, Metric]:
-    """Return `COMMON_METRICS`: the success rate, and mean and interquartile mean of return and length."""
-    outcomes = np.concatenate([job.outcomes for job in jobs]) if jobs else np.array([], dtype=np.bool_)
+    """Return `COMMON_METRICS`: the success rate, and mean and interquartile mean of return and length.
+
+    The intervals of means take the number of episodes as given, also where the outcomes decided about it.
+    """
     returns, lengths = [job.returns for job in jobs], [job.lengths for job in jobs]
     return {
-        "success_rate": statistics.success_rate(outcomes),
+        "success_rate": _success_rate(jobs),
         "return": statistics.mean(returns),
         "return_iqm": statistics.interquartile_mean(returns),
         "length": statistics.mean(lengths),
         "length_iqm": statistics.interquartile_mean(lengths),
     }
+
+
+def _success_rate(jobs: Sequence[JobSamples]) -> Metric:
+    if any(job.half_width is not None for job in jobs):
+        confidence = jobs[0].confidence if len(jobs) == 1 else 0.95
+        return statistics.stopped_success_rate([(job.outcomes, job.half_width) for job in jobs], confidence)
+    outcomes = np.concatenate([job.outcomes for job in jobs]) if jobs else np.array([], dtype=np.bool_)
+    return statistics.success_rate(outcomes)
 
 
 def group_of(

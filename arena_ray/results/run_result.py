@@ -18,6 +18,7 @@ from arena_ray.results.tally import JobTally, tallies_for
 from arena_ray.results.usage import JobUsage
 from arena_ray.run_dir import RunDir
 from arena_ray.specs import EvalJob
+from arena_ray.stopping import Stopped
 
 if TYPE_CHECKING:
     import os
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 @dataclasses.dataclass(frozen=True)
 class JobResult:
     """What one job came to.
+
+    Of a job that stopped because it was sure (`EvalJob.stop_when`), everything here is about its first
+    ``stopped.at`` episodes, and so the same however they were run; `beyond` has the others.
 
     Attributes:
         name: The job's name.
@@ -44,6 +48,7 @@ class JobResult:
         run_dir: The run directory.
         usage: Where the time of its chunks went, summed over chunks and workers; ``None`` if no chunk told.
         bottleneck: What bounds its speed, in words; ``None`` where it ran too short to tell.
+        stopped: Where it stopped because its success rate was known well enough; ``None`` if it did not.
     """
 
     name: str
@@ -57,12 +62,22 @@ class JobResult:
     run_dir: Path = dataclasses.field(compare=False)
     usage: JobUsage | None = None
     bottleneck: str | None = None
+    stopped: Stopped | None = None
 
     @functools.cached_property
-    def episodes(self) -> tuple[EpisodeRecord, ...]:
-        """The job's records in episode order, read from disk when first asked for."""
+    def _records(self) -> tuple[EpisodeRecord, ...]:
         newest = {record.episode: record for record in RunDir(self.run_dir).records() if record.job == self.name}
         return tuple(newest[episode] for episode in sorted(newest))
+
+    @property
+    def episodes(self) -> tuple[EpisodeRecord, ...]:
+        """The records that count in episode order, read from disk when first asked for."""
+        return self._records if self.stopped is None else self._records[: self.stopped.at]
+
+    @property
+    def beyond(self) -> tuple[EpisodeRecord, ...]:
+        """The records of episodes that were in flight when the job stopped; they count for nothing."""
+        return () if self.stopped is None else self._records[self.stopped.at :]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -202,11 +217,15 @@ class RunResult:
 def _job_result(job: EvalJob, tally: JobTally, verdict: tuple[str, str | None] | None, run_dir: Path) -> JobResult:
     counts = tally.counts()
     said, error = verdict or ("incomplete", None)
+    if tally.stopped() is not None:
+        error = None  # A summary of another time may speak of episodes that do not count.
     error = error or tally.first_error()
     if error:
         status = "failed"
     elif job.num_episodes is None:
         status = said
+    elif tally.stopped() is not None:
+        status = "completed"
     else:
         status = "completed" if counts["completed"] >= job.num_episodes else "incomplete"
     usage = tally.usage.total()
@@ -222,6 +241,7 @@ def _job_result(job: EvalJob, tally: JobTally, verdict: tuple[str, str | None] |
         run_dir=run_dir,
         usage=usage,
         bottleneck=None if usage is None else bottleneck(usage, job),
+        stopped=tally.stopped(),
     )
 
 
@@ -231,6 +251,7 @@ def _summary(job: JobResult) -> dict[str, Any]:
         "episodes": {"requested": job.requested, **job.counts},
         "metrics": {name: dataclasses.asdict(metric) for name, metric in job.metrics.items()},
         "error": job.error,
+        "stopped": None if job.stopped is None else job.stopped.to_json(),
         "videos": [*job.videos],
         "usage": None if job.usage is None else job.usage.to_json(),
     }

@@ -145,8 +145,9 @@ def _line(cells: Sequence[str], widths: Sequence[int], gap: int) -> str:
 
 
 def _notes(result: RunResult) -> Iterator[str]:
-    """Yield what bounds each job's speed, the jobs' own metrics, why jobs failed, and what limits the results."""
+    """Yield which jobs stopped early, what bounds their speed, their metrics, errors, and limits of the results."""
     jobs = result.jobs.values()
+    yield from (f"{job.name} {job.stopped.words(job.requested)}" for job in jobs if job.stopped is not None)
     yield from (f"{job.name}: {job.bottleneck}" for job in jobs if job.bottleneck is not None)
     for job in jobs:
         own = {name: metric for name, metric in job.metrics.items() if name not in COMMON_METRICS}

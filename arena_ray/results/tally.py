@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 from array import array
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from arena_ray import statistics
-from arena_ray.records import EpisodeRecord, Metric
+from arena_ray.records import EpisodeRecord, EpisodeStatus, Metric
 from arena_ray.results.aggregate import JobSamples, metrics_of
 from arena_ray.results.usage import UsageTally
-from arena_ray.specs import EvalJob
+from arena_ray.specs import EvalJob, StopWhen
+from arena_ray.stopping import Stopped, StopRule
 
 _STATUSES = ("completed", "error", "timeout")
 _NOT_SAID = -1
@@ -25,7 +27,7 @@ NO_SEED = -1
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class JobColumns:
-    """A job's episodes, one row each, in episode order; of several records of an episode the newest.
+    """A job's episodes that count, one row each, in episode order; of several records of an episode the newest.
 
     Attributes:
         episode: ``int64[n]``.
@@ -45,16 +47,20 @@ class JobColumns:
 class JobTally:
     """The columns of a job's records that a summary needs.
 
-    Records may come in any order; where an episode has several, the newest counts, as in ``episodes.jsonl``.
+    Records may come in any order; where an episode has several, the newest counts, as in ``episodes.jsonl``. Of a job
+    that has stopped because it is sure, only the episodes count that made it so.
 
     Args:
         metric_names: Names of the job's own metrics.
+        stop_when: When the job is sure; ``None``: it runs all its episodes.
 
     Attributes:
         usage: Where the time of its chunks went.
     """
 
-    def __init__(self, metric_names: Iterable[str]) -> None:
+    def __init__(self, metric_names: Iterable[str], stop_when: StopWhen | None = None) -> None:
+        self._stop_when = stop_when
+        self._counted: tuple[int, npt.NDArray[np.intp], Stopped | None] = (-1, np.array([], dtype=np.intp), None)
         self._episode = array("q")
         self._seed = array("q")
         self._status = array("b")
@@ -81,16 +87,18 @@ class JobTally:
             self._videos[record.episode] = paths
 
     def counts(self) -> dict[str, int]:
-        """Return the number of episodes by status."""
-        status = np.array(self._status, dtype=np.int8)[self._newest()]
+        """Return the number of episodes that count by status."""
+        status = np.array(self._status, dtype=np.int8)[self._rows()]
         return {name: int(np.count_nonzero(status == code)) for code, name in enumerate(_STATUSES)}
 
     def first_error(self) -> str | None:
         """Return the error of the first episode that has one: the same however the episodes were run."""
-        if not self._errors:
+        stopped = self.stopped()
+        counted = [episode for episode in self._errors if stopped is None or episode < stopped.at]
+        if not counted:
             return None
-        episode = min(self._errors)
-        others = f" (and {len(self._errors) - 1} more)" if len(self._errors) > 1 else ""
+        episode = min(counted)
+        others = f" (and {len(counted) - 1} more)" if len(counted) > 1 else ""
         return f"episode {episode}: {self._errors[episode]}{others}"
 
     def metrics(self) -> dict[str, Metric]:
@@ -106,11 +114,19 @@ class JobTally:
         """Return what the completed episodes came to."""
         rows = self._completed()
         returns, lengths = (_finite(np.array(self._values[name])[rows]) for name in ("return", "length"))
-        return JobSamples(outcomes=self._outcomes(rows), returns=returns, lengths=lengths)
+        half_width = None if self._stop_when is None else self._stop_when.half_width
+        confidence = 0.95 if self._stop_when is None else self._stop_when.confidence
+        return JobSamples(
+            outcomes=self._outcomes(rows),
+            returns=returns,
+            lengths=lengths,
+            half_width=half_width,
+            confidence=confidence,
+        )
 
     def columns(self) -> JobColumns:
-        """Return the rows of all episodes."""
-        rows = self._newest()
+        """Return the rows of all episodes that count."""
+        rows = self._rows()
         return JobColumns(
             episode=np.array(self._episode, dtype=np.int64)[rows],
             seed=np.array(self._seed, dtype=np.int64)[rows],
@@ -120,8 +136,32 @@ class JobTally:
         )
 
     def videos(self) -> list[str]:
-        """Return the paths of all videos, relative to the run directory, in episode order."""
-        return [path for episode in sorted(self._videos) for path in self._videos[episode]]
+        """Return the paths of the videos of episodes that count, relative to the run directory, in episode order."""
+        stopped = self.stopped()
+        counted = (episode for episode in sorted(self._videos) if stopped is None or episode < stopped.at)
+        return [path for episode in counted for path in self._videos[episode]]
+
+    def stopped(self) -> Stopped | None:
+        """Return where the job stopped because it is sure; ``None`` if it did not."""
+        self._rows()
+        return self._counted[2]
+
+    def _rows(self) -> npt.NDArray[np.intp]:
+        """Return the row of the newest record of each episode that counts, in episode order."""
+        if self._counted[0] != len(self._episode):
+            rows = self._newest()
+            stopped = None if self._stop_when is None else self._decide(self._stop_when, rows)
+            if stopped is not None:
+                rows = rows[: stopped.at]
+            self._counted = (len(self._episode), rows, stopped)
+        return self._counted[1]
+
+    def _decide(self, stop_when: StopWhen, rows: npt.NDArray[np.intp]) -> Stopped | None:
+        rule = StopRule(stop_when)
+        for row in rows.tolist():
+            success = None if self._success[row] == _NOT_SAID else bool(self._success[row])
+            rule.add(self._episode[row], cast(EpisodeStatus, _STATUSES[self._status[row]]), success)
+        return rule.stopped()
 
     def _newest(self) -> npt.NDArray[np.intp]:
         """Return the row of each episode's newest record, in episode order."""
@@ -130,8 +170,8 @@ class JobTally:
         return len(episode) - 1 - last_from_end
 
     def _completed(self) -> npt.NDArray[np.intp]:
-        newest = self._newest()
-        completed: npt.NDArray[np.intp] = newest[np.array(self._status, dtype=np.int8)[newest] == 0]
+        rows = self._rows()
+        completed: npt.NDArray[np.intp] = rows[np.array(self._status, dtype=np.int8)[rows] == 0]
         return completed
 
     def _outcomes(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
@@ -142,7 +182,7 @@ class JobTally:
 
 def tallies_for(jobs: Iterable[EvalJob]) -> dict[str, JobTally]:
     """Return an empty tally for each job, by name."""
-    return {job.name: JobTally(metric.key for metric in job.metrics) for job in jobs}
+    return {job.name: JobTally((metric.key for metric in job.metrics), job.stop_when) for job in jobs}
 
 
 def _number(value: float | None) -> float:

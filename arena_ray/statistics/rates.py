@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Literal, TypeAlias
 
@@ -9,8 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from arena_ray.records import Metric
+from arena_ray.statistics.sequences import confidence_sequence
 
 RateMethod: TypeAlias = Literal["wilson", "clopper-pearson"]
+
+#: How the interval of a rate is made whose number of episodes was not fixed beforehand.
+SEQUENCE = "confidence-sequence"
 
 
 def wilson_interval(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
@@ -66,3 +71,34 @@ def success_rate(outcomes: npt.NDArray[np.bool_], confidence: float = 0.95, meth
     interval = wilson_interval if method == "wilson" else clopper_pearson_interval
     low, high = interval(successes, n, confidence)
     return Metric(value=successes / n, low=low, high=high, n=n, confidence=confidence, method=method)
+
+
+def stopped_success_rate(
+    jobs: Sequence[tuple[npt.NDArray[np.bool_], float | None]], confidence: float = 0.95
+) -> Metric:
+    """Return the rate of successes where the outcomes themselves may have decided how many episodes there are.
+
+    One job: its `confidence_sequence`. Several: each gets an interval at ``1 - alpha / m`` (Bonferroni; of a job whose
+    number of episodes was fixed beforehand Clopper and Pearson's), so that all hold together, and hence the mean of
+    their ends, weighted as the jobs are in the rate. That is wider than for numbers fixed beforehand.
+
+    Args:
+        jobs: Of each job the outcomes, ``bool[n]``, and the half-width at which it is to stop; ``None``: its number of
+            episodes was fixed beforehand.
+        confidence: Least coverage.
+    """
+    counted = [(int(np.count_nonzero(outcomes)), len(outcomes), half_width) for outcomes, half_width in jobs]
+    counted = [one for one in counted if one[1]]
+    n = sum(episodes for _, episodes, _ in counted)
+    if not n:
+        return Metric(value=None, low=None, high=None, n=0, confidence=confidence, method=SEQUENCE)
+    each = 1 - (1 - confidence) / len(counted)
+    ends = [
+        clopper_pearson_interval(successes, episodes, each)
+        if half_width is None
+        else confidence_sequence(successes, episodes, half_width, each)
+        for successes, episodes, half_width in counted
+    ]
+    low, high = (sum(end[side] * one[1] for end, one in zip(ends, counted, strict=True)) / n for side in (0, 1))
+    value = sum(successes for successes, _, _ in counted) / n
+    return Metric(value=value, low=low, high=high, n=n, confidence=confidence, method=SEQUENCE)
