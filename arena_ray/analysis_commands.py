@@ -1,7 +1,11 @@
-"""The commands that read run directories and count: ``arena-ray compare | plan | export``."""
+"""The commands that read run directories and count: ``arena-ray compare | plan | export``.
+
+``compare --extend`` also runs what is lacking.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +13,24 @@ from typing import Any
 import click
 
 from arena_ray.command import Command
-from arena_ray.errors import ArenaError
+from arena_ray.errors import ArenaError, ExtensionError
+
+#: The value of ``--extend`` without a number.
+NEEDED = "needed"
+
+
+class _NumberOrNeeded(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """A number of episodes, or `NEEDED`."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == NEEDED or isinstance(value, int):
+            return value
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number of episodes; write --extend behind both directories", param, ctx)
 
 
 @click.command(cls=Command)
@@ -22,18 +43,63 @@ from arena_ray.errors import ArenaError
 @click.option("--confidence", type=float, default=0.95, show_default=True, help="With which verdicts hold.")
 @click.option("--higher_is_better", multiple=True, metavar="METRIC", help="Of this metric of the jobs, more is better.")
 @click.option("--lower_is_better", multiple=True, metavar="METRIC", help="Of this metric, less is better; e.g. length.")
-def compare(run_a: str, run_b: str, json_file: str | None, html_file: str | None, gate: bool, **options: Any) -> int:
+@click.option(
+    "--extend",
+    type=_NumberOrNeeded(),
+    is_flag=False,
+    flag_value=NEEDED,
+    metavar="[N]",
+    help="If undecided, run more episodes of both policies, N or as many as would probably decide, and compare those. "
+    "If one of the runs lacks episodes, run these instead.",
+)
+@click.option("--max_episodes", type=int, metavar="N", help="With --extend: at most so many more. Default: 10000.")
+@click.option("--num_workers", type=int, metavar="N", help="With --extend: workers at a time. Default: as the runs.")
+@click.option("--address", metavar="TEXT", help="With --extend: Ray cluster to connect to. Default: as the runs.")
+@click.option("--inline", is_flag=True, default=None, help="With --extend: no Ray, run in this process.")
+def compare(
+    run_a: str, run_b: str, json_file: str | None, html_file: str | None, gate: bool, extend: Any, **options: Any
+) -> int:
     """Is the run in RUN_B better than that in RUN_A? Episodes of one seed are compared with each other."""
     from arena_ray.comparison import compare as compare_runs
 
-    comparison = compare_runs(run_a, run_b, **options)
+    given = {name: options.pop(name) for name in ("max_episodes", "num_workers", "address", "inline")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if extend is None and given:
+        raise click.UsageError(f"--{next(iter(given))} is about episodes to be run; give --extend with it")
+    code, refusal, comparison = 0, None, None
+    if extend is not None:
+        try:
+            code, comparison = _extended(run_a, run_b, extend, given, options)
+        except ExtensionError as error:
+            code, refusal = 2, error
+    comparison = compare_runs(run_a, run_b, **options) if comparison is None else comparison
     if json_file is not None:
         _write_json(json_file, comparison.to_json())
     if html_file is not None:
         _write_page(html_file, comparison)
     if json_file != "-":
         click.echo(str(comparison))
-    return comparison.gate_code if gate else 0
+    if refusal is not None:
+        click.echo(f"error: cannot be extended: {refusal}", err=True)
+    return comparison.gate_code if gate and code < 128 else code
+
+
+def _extended(run_a: str, run_b: str, number: Any, given: dict[str, Any], how: dict[str, Any]) -> tuple[int, Any]:
+    """Run what is lacking; return the exit code without ``--gate``, and the comparison afterwards."""
+    from arena_ray.extension_runner import MOST_EPISODES, extend
+    from arena_ray.report import open_progress
+
+    most = given.pop("max_episodes", MOST_EPISODES)
+    wanted = None if number == NEEDED else number
+    with contextlib.redirect_stdout(sys.stderr):  # What Ray or an environment prints must not end up in our output.
+        found = extend(run_a, run_b, num_episodes=wanted, max_episodes=most, observer=open_progress, flags=given, **how)
+    if found.done is None:
+        click.echo("nothing was run: there is a verdict, and neither run lacks episodes", err=True)
+    else:
+        click.echo(f"{found.before.headline}\n{found.done}", err=True)
+    for problem in found.problems:
+        click.echo(f"error: {problem}", err=True)
+    return int(bool(found.problems)) if found.signal is None else 128 + found.signal, found.comparison
 
 
 @click.command(cls=Command)

@@ -30,7 +30,8 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
     def _check_values(self, args: list[str], ctx: click.Context) -> None:
-        with_value = [option for option in self.params if isinstance(option, click.Option) and not option.is_flag]
+        options = [option for option in self.params if isinstance(option, click.Option) and not option.is_flag]
+        with_value = [option for option in options if not isinstance(option.flag_value, str)]
         names = {name for option in with_value for name in option.opts}
         for flag, value in itertools.pairwise(args):
             if flag in names and value.startswith("--"):

@@ -5,6 +5,7 @@
       EntryPointError          an entry point cannot be imported or does not build what it should
       RunDirError              a run directory cannot be created, opened or read
       StorageError             the disk takes no more records: the run ends, and can be resumed
+      ExtensionError           no further episodes can decide a comparison of two runs; nothing started
       NotEnoughResourcesError  no node of the cluster can ever run a worker of some job
       PolicyError              a policy answered with something that is not a batch of actions
 
@@ -35,6 +36,10 @@ class RunDirError(ArenaError):
 
 class StorageError(ArenaError):
     """The disk takes no more records; the run ends with what it has."""
+
+
+class ExtensionError(ArenaError):
+    """No further episodes can decide a comparison of two runs; raised before anything starts."""
 
 
 class NotEnoughResourcesError(ArenaError):

@@ -246,6 +246,21 @@ class RunDir:
         """
         yield from _read_lines(self.events_file, _event, "an event")
 
+    def extended(self, reason: str) -> dict[str, int]:
+        """Return the first episode that the last extension for a reason added, by job.
+
+        Raises:
+            RunDirError: If an event cannot be read.
+        """
+        found: dict[str, int] = {}
+        for line in self.events():
+            if line["kind"] == "run_extended" and line.get("reason") == reason:
+                try:
+                    found.update({name: int(change["was"]) for name, change in line["num_episodes"].items()})
+                except (KeyError, TypeError, ValueError, AttributeError) as error:
+                    raise RunDirError(f"{self.events_file}: a line {line['kind']} cannot be read: {error!r}") from error
+        return found
+
     def replays(self) -> Iterator[EpisodeReplay]:
         """Yield the lines of ``replays.jsonl``.
 

@@ -38,6 +38,7 @@ ROWS: list[set[str]] = [
     {"journal", "deadlines", "run_history"},
     {"eval_runner"},
     {"policy_runner", "replay_runner", "resume_runner"},
+    {"extension_runner"},
     {"doctor"},
     {"command"},
     {"analysis_commands", "report_commands"},

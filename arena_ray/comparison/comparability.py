@@ -12,7 +12,7 @@ from arena_ray.specs import EvalJob
 _DECISIVE = ("env", "num_episodes", "num_steps", "success")
 
 #: What is worth knowing. Other seeds cost the pairing; the rest may or may not matter, which no file can tell.
-_LISTED = ("seed", "language_instruction", "num_rebuilds", "metrics")
+_LISTED = ("seed", "stop_when", "language_instruction", "num_rebuilds", "metrics")
 
 _OF_RUN = ("versions", "hardware")
 

@@ -16,6 +16,7 @@ from arena_ray.errors import ConfigError, RunDirError
 from arena_ray.results import JobColumns, RunResult, tallies_for
 from arena_ray.run_dir import RunDir
 from arena_ray.specs import EvalJob, MetricSpec
+from arena_ray.stopping import Stopped
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 #: Exit codes of ``arena-ray compare --gate``.
 GATE_CODES = {"better": 0, "no_difference": 0, "worse": 1, "undecided": 4}
 NOT_COMPARABLE_CODE = 5
+
+#: Why ``compare --extend`` extends runs, as their events say.
+UNDECIDED = "undecided comparison"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,8 @@ class Comparison:
         confidence: With which the verdicts hold.
         run_a: Run directory of A.
         run_b: Run directory of B.
+        since: By job, the first episode that counts: earlier ones were looked at before both runs were extended, see
+            `extension_runner`. Empty if they were not.
     """
 
     comparable: bool
@@ -66,6 +72,7 @@ class Comparison:
     confidence: float
     run_a: Path
     run_b: Path
+    since: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def metric(self) -> str:
@@ -116,6 +123,7 @@ class Comparison:
             "flipped": [dataclasses.asdict(flip) for flip in self.flipped],
             "excluded": {name: dict(counts) for name, counts in self.excluded.items()},
             "notes": [*self.notes],
+            "since": dict(self.since),
             "margin": self.margin,
             "confidence": self.confidence,
             "run_a": str(self.run_a),
@@ -137,6 +145,8 @@ class _Run:
     document: Mapping[str, Any]
     columns: Mapping[str, JobColumns]
     metrics: Mapping[str, tuple[MetricSpec, ...]]
+    stopped: Mapping[str, Stopped | None]
+    extended: Mapping[str, int]
 
 
 def compare(
@@ -153,7 +163,8 @@ def compare(
     Episodes are paired by job and seed; where the seeds do not match, the runs are compared unpaired. Success:
     McNemar's exact test with Bonett and Price's interval; unpaired Boschloo's test with Newcombe's. Other metrics: the
     bootstrap. What each is, and where it comes from, stands at `arena_ray.statistics`. Episodes recorded as ``error``
-    or ``timeout`` count for no run; they are in `excluded`.
+    or ``timeout`` count for no run; they are in `excluded`. Runs that were both extended because a comparison of them
+    was undecided are judged on the episodes that were added; they are told in `since`.
 
     Args:
         a: A run, or its directory; it may have been interrupted.
@@ -186,7 +197,11 @@ def compare(
 
 
 def _compared(run_a: _Run, run_b: _Run, differences: list[Difference], judge: Judge) -> Comparison:
-    episodes = {name: align(columns, run_b.columns[name]) for name, columns in run_a.columns.items()}
+    since = {name: start for name, start in run_a.extended.items() if run_b.extended.get(name) == start}
+    episodes = {
+        name: align(*(columns[name].since(since.get(name, 0)) for columns in (run_a.columns, run_b.columns)))
+        for name in run_a.columns
+    }
     paired = all(job.seeds_match for job in episodes.values())
     own = {name: [m.key for m in run_a.metrics[name] if m in run_b.metrics[name]] for name in episodes}
     by_job, everything = contrasts(episodes, own, paired=paired)
@@ -204,6 +219,7 @@ def _compared(run_a: _Run, run_b: _Run, differences: list[Difference], judge: Ju
         overall={metric: judge.single(metric, contrast) for metric, contrast in everything.items()},
         flipped=_flips(episodes) if paired else (),
         excluded={name: job.excluded(paired=paired) for name, job in episodes.items()},
+        since=since,
     )
 
 
@@ -226,7 +242,12 @@ def _comparison(run_a: _Run, run_b: _Run, differences: list[Difference], judge: 
 def _notes(run: _Run) -> list[str]:
     status = run.document.get("status")
     ended = [] if status == "completed" else [f"the run is {status}; what it has recorded so far counts"]
-    return [*ended, *run.document.get("notes", [])]
+    stopped = [
+        f"job {name!r} stopped by its rule after {stop.at} episodes; tests and intervals take that number as given"
+        for name, stop in run.stopped.items()
+        if stop is not None
+    ]
+    return [*ended, *stopped, *run.document.get("notes", [])]
 
 
 def _flips(episodes: Mapping[str, JobEpisodes]) -> tuple[Flip, ...]:
@@ -252,7 +273,9 @@ def _read(run: RunResult | str | os.PathLike[str]) -> _Run:
         if record.job in tallies:
             tallies[record.job].add(record)
     columns = {name: tally.columns() for name, tally in tallies.items()}
-    return _Run(folder.path, document, columns, {job.name: job.metrics for job in jobs})
+    stopped = {name: tally.stopped() for name, tally in tallies.items()}
+    metrics = {job.name: job.metrics for job in jobs}
+    return _Run(folder.path, document, columns, metrics, stopped, folder.extended(UNDECIDED))
 
 
 def _seed_of(run_dir: Path, job: str, episode: int) -> int | None:

@@ -120,6 +120,12 @@ def rows(comparison: Comparison) -> Iterator[tuple[str, ...]]:
 def remarks(comparison: Comparison) -> list[str]:
     """Return what a reader must know besides the table, a line each."""
     lines = [f"note: {note}" for note in comparison.notes]
+    if comparison.since:
+        starts = ", ".join(f"{name} from {start}" for name, start in comparison.since.items())
+        lines.append(
+            f"only the episodes count that were added after an undecided comparison ({starts}): how many there are was "
+            "decided by looking at the others. Each look has its own chance to err"
+        )
     if comparison.paired is False:
         lines.append("the seeds of the runs do not match, so episodes are not paired: this takes more episodes")
     if len(comparison.jobs) > 1:

@@ -43,6 +43,17 @@ class JobColumns:
     success: npt.NDArray[np.int8]
     values: Mapping[str, npt.NDArray[np.float64]]
 
+    def since(self, episode: int) -> JobColumns:
+        """Return the rows from an episode on."""
+        rows = slice(int(np.searchsorted(self.episode, episode)), None)
+        return JobColumns(
+            episode=self.episode[rows],
+            seed=self.seed[rows],
+            completed=self.completed[rows],
+            success=self.success[rows],
+            values={name: column[rows] for name, column in self.values.items()},
+        )
+
 
 class JobTally:
     """The columns of a job's records that a summary needs.
