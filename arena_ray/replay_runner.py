@@ -192,6 +192,8 @@ def _find_records(run_dir: RunDir, job: EvalJob, ranges: Sequence[range]) -> dic
     missing = sorted({episode for chosen in ranges for episode in chosen} - found.keys())
     if missing:
         why = f"it has not run; finish the run first (arena-ray resume {run_dir.path})"
+        if job.stop_when is not None:
+            why = f"it has not run: the job stopped before, or is to be finished (arena-ray resume {run_dir.path})"
         if job.num_steps is not None:
             why = "the budget of steps cut it off"
         raise ConfigError(f"job {job.name!r}: {named(missing)}: there is no record yet to compare with, {why}")

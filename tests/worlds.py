@@ -148,6 +148,73 @@ class Weathered(Walk):
         return observation, reward + self._bonus, terminated, truncated, info
 
 
+class Toss(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
+    """One step; it succeeds where the luck of the seed, uniform in [0, 1), is less than the action.
+
+    Args:
+        poison: Episodes of job seed 0 whose step raises.
+        untold: Episodes of job seed 0 that do not say whether they succeeded.
+        step_s: How long the step takes, seconds.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012  # as Gymnasium has it
+
+    def __init__(
+        self,
+        render_mode: str | None = None,
+        poison: Sequence[int] = (),
+        untold: Sequence[int] = (),
+        step_s: float = 0.0,
+    ) -> None:
+        self.render_mode = render_mode
+        self.observation_space = gymnasium.spaces.Box(0, 1, (1,), np.float32)
+        self.action_space = gymnasium.spaces.Box(0, 1, (1,), np.float32)
+        self._poison = {episode_seed(0, episode) for episode in poison}
+        self._untold = {episode_seed(0, episode) for episode in untold}
+        self._step_s = step_s
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+        super().reset(seed=seed)
+        self._seed = seed
+        self._luck = float(self.np_random.uniform())
+        return np.zeros(1, np.float32), {}
+
+    def step(
+        self, action: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        time.sleep(self._step_s)
+        if self._seed in self._poison:
+            raise RuntimeError("poisoned toss")
+        info = {} if self._seed in self._untold else {"is_success": self._luck < float(action[0])}
+        return np.zeros(1, np.float32), float(action[0]), True, False, info
+
+    def render(self) -> Any:
+        return np.full((32, 48, 3), int(255 * self._luck), np.uint8)
+
+
+class Skilled:
+    """A policy whose success rate in `Toss` is its skill."""
+
+    def __init__(self, skill: float) -> None:
+        self.skill = skill
+
+    def act(self, observations: npt.NDArray[np.float32], slots: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        return np.full((len(slots), 1), self.skill, np.float32)
+
+
+def toss_job(name: str = "toss", skill: float = 0.8, **changes: Any) -> dict[str, Any]:
+    """A job of a job file that succeeds as often as `skill` says."""
+    return {
+        "name": name,
+        "env": {"entry_point": "tests.worlds:Toss", "kwargs": changes.pop("env_kwargs", {})},
+        "policy": {"entry_point": "tests.worlds:Skilled", "kwargs": {"skill": skill}},
+        "num_episodes": 400,
+        **changes,
+    }
+
+
 def seed_unseeded(env: gymnasium.Env[Any, Any], seed: int) -> None:
     """The cure: a seed hook."""
     env.unwrapped.__dict__["forced_seed"] = seed

@@ -128,7 +128,7 @@ class _Progress:
     def started(self, run_dir: Path, plan: EvalPlan) -> None:
         """Begin to count."""
         self.started_at = time.monotonic()
-        self.jobs = {job.name: JobProgress(RunningJob(job.name, job.num_episodes)) for job in plan.jobs}
+        self.jobs = {job.name: JobProgress(RunningJob(job.name, job.num_episodes, job.stop_when)) for job in plan.jobs}
         self.say(f"run directory: {run_dir}")
 
     def recorded(self, record: EpisodeRecord) -> None:
@@ -142,6 +142,8 @@ class _Progress:
             for name, job in self.jobs.items():
                 job.job = job.job.resumed(line["jobs"][name])
                 job.done_before = job.job.done
+        if kind == "stopped_early":
+            self.jobs[line["job"]].job.stop()
         if "chunk" in line and line.get("job") in self.jobs:
             self.jobs[line["job"]].happened(line)
         if kind in _SHOWN_EVENTS:

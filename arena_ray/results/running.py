@@ -8,6 +8,7 @@ from typing import Any
 
 from arena_ray import statistics
 from arena_ray.records import EpisodeRecord
+from arena_ray.specs import StopWhen
 
 
 @dataclasses.dataclass
@@ -17,21 +18,31 @@ class RunningJob:
     Attributes:
         name: The job's name.
         requested: Episodes asked for; ``None`` for `num_steps`.
+        stop_when: When it is sure and stops; ``None``: after all episodes.
         done: Episodes with a record.
         failed: Of these, errors and timeouts.
         successes: Completed episodes that succeeded.
         judged: Completed episodes that said whether they succeeded.
+        is_sure: Whether it has stopped; what was in flight then is not counted.
     """
 
     name: str
     requested: int | None
+    stop_when: StopWhen | None = None
     done: int = 0
     failed: int = 0
     successes: int = 0
     judged: int = 0
+    is_sure: bool = False
+
+    def stop(self) -> None:
+        """Be told that it has stopped because it is sure: nothing more is asked for."""
+        self.requested, self.is_sure = self.done, True
 
     def add(self, record: EpisodeRecord) -> None:
         """Count a record."""
+        if self.is_sure:
+            return
         self.done += 1
         self.failed += record.status != "completed"
         if record.status == "completed" and record.success is not None:
@@ -49,5 +60,8 @@ class RunningJob:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The rate's Wilson interval, 95 %; ``None`` without data."""
+        """The rate's Wilson interval, 95 %, or its confidence sequence if that may stop the job; ``None`` without data."""
+        if self.stop_when is not None and self.judged:
+            wanted = self.stop_when
+            return statistics.confidence_sequence(self.successes, self.judged, wanted.half_width, wanted.confidence)
         return statistics.wilson_interval(self.successes, self.judged) if self.judged else None
