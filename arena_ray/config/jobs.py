@@ -66,6 +66,8 @@ def job_document(job: EvalJob) -> dict[str, Any]:
     del document["video"]["video_base_dir"]  # a job cannot choose it, see NO_VIDEO_BASE_DIR
     if job.resources.memory_gb is None:
         del document["resources"]["memory_gb"]
+    if job.stop_when is None:
+        del document["stop_when"]
     return document
 
 
