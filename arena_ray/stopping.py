@@ -6,7 +6,8 @@ one before it waits, so the decision depends on what the episodes came to, and n
 on those that have ended, short episodes would be favoured. An episode that is recorded as ``error`` or ``timeout``, or
 whose environment does not say whether it succeeded, is among the k and says nothing of the rate.
 
-What ended beyond k keeps its record, and counts for nothing that is reported.
+What ended beyond k keeps its record, and counts for nothing that is reported. (Before the job has stopped nobody knows
+where k lies: an error ends a run without `continue_on_error` wherever it is, and then `resume` goes on to k.)
 """
 
 from __future__ import annotations

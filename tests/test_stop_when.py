@@ -192,6 +192,21 @@ def test_an_interrupted_run_comes_to_the_same(tmp_path: Path, reference: RunResu
     assert set(document(run_dir)["stopped"]) == {"toss"}
 
 
+def test_an_error_that_ended_the_run_may_turn_out_to_lie_beyond(tmp_path: Path, reference: RunResult) -> None:
+    at = reference.jobs["toss"].stopped
+    assert at is not None
+    job = sure_job(env_kwargs={"poison": [at.at + 5], "untold": [4, 7]})
+    run_dir = run(tmp_path, job, chunk_size=100, continue_on_error=False).run_dir
+    early = [line for line in lines(run_dir) if line["episode"] < 9 or line["status"] == "error"]
+    torn(run_dir, 0, num_events=1)
+    (run_dir / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in early))
+    assert RunResult.load(run_dir).jobs["toss"].status == "failed"
+    result = resume(run_dir, chunk_size="auto")
+    assert (result.status, result.jobs["toss"].counts["error"]) == ("completed", 0)
+    assert result.jobs["toss"].stopped is not None
+    assert result.jobs["toss"].stopped.at == at.at
+
+
 def test_a_rule_can_be_tightened_and_not_loosened(tmp_path: Path) -> None:
     first = run(tmp_path, toss_job(stop_when=RULE), chunk_size=50)
     at = first.jobs["toss"].stopped

@@ -3,8 +3,9 @@
 Pure: no clock, no threads, no Ray.
 """
 
+from arena_ray.ledger.facts import Exhausted, History, JobHistory, Loss
 from arena_ray.ledger.failure_policy import FAULTS, FaultRule
-from arena_ray.ledger.job_ledger import Exhausted, History, JobHistory, JobLedger, Loss
+from arena_ray.ledger.job_ledger import JobLedger
 from arena_ray.ledger.ledger import Ledger
 from arena_ray.ledger.quarantine import Quarantine
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from arena_ray.dispatch import Chunk
+from arena_ray.ledger.facts import History, JobHistory, Loss
 from arena_ray.ledger.failure_policy import FAULTS
-from arena_ray.ledger.job_ledger import History, JobHistory, JobLedger, Loss
+from arena_ray.ledger.job_ledger import JobLedger
 from arena_ray.records import EpisodeRecord
 from arena_ray.specs import EvalJob, SlotChoice
 from arena_ray.stopping import Stopped
