@@ -184,7 +184,9 @@ def _more(
         if (size := job.num_episodes or 0)
     ]
     would = "" if bounded == wanted else f" ({wanted:,} would probably decide, but --max_episodes is {max_episodes:,})"
-    return [(overrides, UNDECIDED)] * 2, f"ran {bounded:,} more episodes of each policy{would}"
+    return [
+        (overrides, UNDECIDED)
+    ] * 2, f"ran {bounded:,} more episodes of each policy, to be judged by themselves{would}"
 
 
 def _check_budgets(runs: Sequence[_Run]) -> None:

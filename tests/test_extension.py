@@ -48,7 +48,7 @@ def test_both_are_extended_by_what_would_decide_and_judged_by_that_alone(tmp_pat
     found = extend(a, b, flags=INLINE)
     more = metric.n + metric.episodes_needed
     assert lengths(a, b) == [20 + more] * 2
-    assert found.done == f"ran {more} more episodes of each policy"
+    assert found.done == f"ran {more} more episodes of each policy, to be judged by themselves"
     assert (found.problems, found.signal) == ((), None)
     assert found.comparison.since == {"toss": 20}
     assert found.comparison.overall["success_rate"].n == more
@@ -116,7 +116,10 @@ def test_several_jobs_share_the_episodes(tmp_path: Path) -> None:
     jobs = [[toss_job("one", skill, num_episodes=20), toss_job("two", skill, num_episodes=10)] for skill in (0.5, 0.55)]
     a, b = (run(tmp_path, *both).run_dir for both in jobs)
     found = extend(a, b, num_episodes=9, max_episodes=7, flags=INLINE)
-    assert found.done == "ran 7 more episodes of each policy (9 would probably decide, but --max_episodes is 7)"
+    assert (
+        found.done
+        == "ran 7 more episodes of each policy, to be judged by themselves (9 would probably decide, but --max_episodes is 7)"
+    )
     assert lengths(a, b) == [25, 13, 25, 13]
     assert found.comparison.since == {"one": 20, "two": 10}
 
@@ -192,7 +195,7 @@ def test_the_command_extends_and_gates(tmp_path: Path, capfd: pytest.CaptureFixt
     out, err = capfd.readouterr()
     assert out.splitlines()[0] == compare(a, b).headline
     assert err.splitlines()[-2].startswith("Undecided: success")
-    assert err.splitlines()[-1] == "ran 40 more episodes of each policy"
+    assert err.splitlines()[-1] == "ran 40 more episodes of each policy, to be judged by themselves"
     assert json.loads((tmp_path / "found.json").read_text())["since"] == {"toss": 20}
     assert run_command([*words, "--inline", "--gate", "--extend"]) == 0
     assert run_command([*words, "--extend"]) == 0

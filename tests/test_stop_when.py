@@ -23,7 +23,7 @@ from arena_ray.specs import StopWhen
 from arena_ray.stopping import StopRule
 from tests.comparing import outcome
 from tests.interrupted import document, events, lines, state, torn
-from tests.worlds import toss_job
+from tests.worlds import toss_job, walk_job
 
 RULE = {"metric": "success_rate", "half_width": 0.15, "confidence": 0.9}
 
@@ -110,6 +110,20 @@ def test_two_workers_stop_at_the_same_episode(tmp_path: Path, local_ray: None, r
     assert stopped is not None
     assert stopped.at + stopped.beyond < 200
     assert len({record.worker.pid for record in result.records() if record.worker}) == 2
+
+
+@pytest.mark.ray
+@pytest.mark.heavy
+def test_a_worker_that_dies_moves_no_stop(tmp_path: Path, local_ray: None) -> None:
+    """Its episode is tried again, and the decision waits for it."""
+    rule = {"stop_when": RULE, "num_episodes": 400}
+    undisturbed = run(tmp_path, walk_job(**rule))
+    deed = {"poison": [11], "deed": "kill", "marker": str(tmp_path)}
+    result = run(tmp_path, walk_job(**rule, env_kwargs=deed), inline=False, num_workers=2)
+    assert len(events(result.run_dir, "worker_lost")) == 1
+    assert result.jobs["walk"].episodes[11].attempt == 2
+    assert figures(result) == figures(undisturbed)
+    assert outcome(result) == outcome(undisturbed)
 
 
 def test_a_stopped_job_is_completed_and_everything_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
