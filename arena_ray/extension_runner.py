@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.machinery
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -177,16 +176,23 @@ def _more(
             raise ExtensionError("how many episodes would decide cannot be said yet; give a number, e.g. --extend 100")
         wanted = metric.n + metric.episodes_needed  # The new ones alone are to decide.
     bounded = min(wanted, max_episodes)
-    total = sum(job.num_episodes or 0 for job in jobs)
-    overrides = [
-        f"{job.name}:num_episodes={size + math.ceil(bounded * size / total)}"
-        for job in jobs
-        if (size := job.num_episodes or 0)
-    ]
-    would = "" if bounded == wanted else f" ({wanted:,} would probably decide, but --max_episodes is {max_episodes:,})"
-    return [
-        (overrides, UNDECIDED)
-    ] * 2, f"ran {bounded:,} more episodes of each policy, to be judged by themselves{would}"
+    if bounded < len(jobs):
+        raise ConfigError(f"{bounded} more episodes cannot be shared by {len(jobs)} jobs; give at least {len(jobs)}")
+    sizes = {job.name: job.num_episodes or 0 for job in jobs}
+    overrides = [f"{name}:num_episodes={sizes[name] + more}" for name, more in _shares(bounded, sizes).items()]
+    reason = "would probably decide" if num_episodes is None else "were asked for"
+    bound = "" if bounded == wanted else f" ({wanted:,} {reason}, but --max_episodes is {max_episodes:,})"
+    steps: list[_Step | None] = [(overrides, UNDECIDED), (overrides, UNDECIDED)]
+    return steps, f"ran {bounded:,} more episodes of each policy, to be judged by themselves{bound}"
+
+
+def _shares(number: int, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return each job's part of so many episodes: one, and of the others as many as its size says."""
+    total, others = sum(sizes.values()), number - len(sizes)
+    shares = {name: 1 + others * size // total for name, size in sizes.items()}
+    for name in list(sizes)[: number - sum(shares.values())]:
+        shares[name] += 1
+    return shares
 
 
 def _check_budgets(runs: Sequence[_Run]) -> None:

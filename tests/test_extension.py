@@ -116,11 +116,12 @@ def test_several_jobs_share_the_episodes(tmp_path: Path) -> None:
     jobs = [[toss_job("one", skill, num_episodes=20), toss_job("two", skill, num_episodes=10)] for skill in (0.5, 0.55)]
     a, b = (run(tmp_path, *both).run_dir for both in jobs)
     found = extend(a, b, num_episodes=9, max_episodes=7, flags=INLINE)
-    assert (
-        found.done
-        == "ran 7 more episodes of each policy, to be judged by themselves (9 would probably decide, but --max_episodes is 7)"
-    )
-    assert lengths(a, b) == [25, 13, 25, 13]
+    assert found.done is not None
+    assert found.done.startswith("ran 7 more episodes of each policy")
+    assert found.done.endswith("(9 were asked for, but --max_episodes is 7)")
+    assert lengths(a, b) == [25, 12, 25, 12]
+    with pytest.raises(ConfigError, match="1 more episodes cannot be shared by 2 jobs"):
+        extend(a, b, num_episodes=1, flags=INLINE, margin=0.0)
     assert found.comparison.since == {"one": 20, "two": 10}
 
 

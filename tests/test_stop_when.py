@@ -116,7 +116,7 @@ def test_two_workers_stop_at_the_same_episode(tmp_path: Path, local_ray: None, r
 @pytest.mark.heavy
 def test_a_worker_that_dies_moves_no_stop(tmp_path: Path, local_ray: None) -> None:
     """Its episode is tried again, and the decision waits for it."""
-    rule = {"stop_when": RULE, "num_episodes": 400}
+    rule: dict[str, Any] = {"stop_when": RULE, "num_episodes": 400}
     undisturbed = run(tmp_path, walk_job(**rule))
     deed = {"poison": [11], "deed": "kill", "marker": str(tmp_path)}
     result = run(tmp_path, walk_job(**rule, env_kwargs=deed), inline=False, num_workers=2)
