@@ -60,7 +60,7 @@ class RunningJob:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The rate's Wilson interval, 95 %, or its confidence sequence if that may stop the job; ``None`` without data."""
+        """The rate's Wilson interval, 95 %, or the sequence that may stop the job; ``None`` without data."""
         if self.stop_when is not None and self.judged:
             wanted = self.stop_when
             return statistics.confidence_sequence(self.successes, self.judged, wanted.half_width, wanted.confidence)
