@@ -30,7 +30,8 @@ esac
 export RAY_AUTH_MODE=token
 token_file=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
 if [ -z "${RAY_AUTH_TOKEN:-}" ]; then
-    [ -s "$token_file" ] || fail "no token in $token_file: run 'ray get-auth-token --generate' once and copy the file to every machine"
+    [ -s "$token_file" ] \
+        || fail "no token in $token_file: run 'ray get-auth-token --generate' once, and copy the file to every machine"
     chmod go-rwx "$token_file" || fail "$token_file can be read by others, and cannot be closed to them"
 fi
 
