@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 _RECORDER = """#!{python}
 import json, os, sys
@@ -34,7 +35,7 @@ class Programs:
         """Return the words of each call of a program, in the order of the calls."""
         return [call["words"] for call in self.calls(name)]
 
-    def calls(self, name: str) -> list[dict[str, object]]:
+    def calls(self, name: str) -> list[dict[str, Any]]:
         """Return each call of a program: `words`, and `environment`."""
         lines = self._calls.read_text().splitlines() if self._calls.exists() else []
         return [call for call in map(json.loads, lines) if call["program"] == name]

@@ -1,4 +1,4 @@
-"""The Slurm files: by shellcheck, dry with programs in the place of Slurm's and Ray's, and a real `ray start` that fails."""
+"""The Slurm files: by shellcheck, dry with programs in the place of Slurm's and Ray's, and with a Ray that fails."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ import signal, subprocess, time
 words = sys.argv[1:]
 while words[0].startswith("--"):
     words.pop(0)
-nodes = int(os.environ["SLURM_JOB_NUM_NODES"])
+nodes, share = int(os.environ["SLURM_JOB_NUM_NODES"]), {"SLURM_GPUS_ON_NODE": "4"}
 tasks = [
-    subprocess.Popen(words, env={**os.environ, "SLURM_NODEID": str(node), "SLURM_GPUS_ON_NODE": "4"}, start_new_session=True)
+    subprocess.Popen(words, env={**os.environ, **share, "SLURM_NODEID": str(node)}, start_new_session=True)
     for node in range(nodes)
 ]
 
@@ -153,9 +153,7 @@ def test_nodes_share_a_token_that_nobody_else_reads_and_wait_long_enough(slurm: 
     add_arena_ray(slurm, "print(oct(os.stat(os.environ['ARENA_STATE']).st_mode & 0o777))")
     _, output = slurm.run("run", "jobs.yaml")
     assert output == "0o700\n"
-    environments = [call["environment"] for call in slurm.programs.calls("ray")]
-    for environment in environments:
-        assert isinstance(environment, dict)
+    for environment in (call["environment"] for call in slurm.programs.calls("ray")):
         assert environment["RAY_AUTH_MODE"] == "token"
         assert environment["RAY_AUTH_TOKEN_PATH"].startswith(environment["ARENA_STATE"])
         assert environment["RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT"] == VERSIONS["NODES_WAIT_S"]
@@ -217,9 +215,7 @@ time.sleep(50)
     ("words", "more", "message"),
     [
         pytest.param([], {}, "nothing to do", id="words"),
-        pytest.param(
-            ["run"], {"ARENA_VENV": "/nowhere"}, "no /nowhere/bin/arena-ray: set ARENA_VENV", id="environment"
-        ),
+        pytest.param(["run"], {"ARENA_VENV": "/nowhere"}, "no /nowhere/bin/arena-ray: set", id="environment"),
     ],
 )
 def test_what_is_missing_is_told_before_anything_starts(

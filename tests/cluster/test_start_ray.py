@@ -89,9 +89,7 @@ def test_ray_asks_for_the_token_and_others_cannot_read_it(programs: Programs, ho
     token.chmod(0o644)
     assert run(programs, home, "head", RAY_AUTH_MODE="disabled").returncode == 0
     (call,) = programs.calls("ray")
-    environment = call["environment"]
-    assert isinstance(environment, dict)
-    assert environment["RAY_AUTH_MODE"] == "token"
+    assert call["environment"]["RAY_AUTH_MODE"] == "token"
     assert token.stat().st_mode & 0o077 == 0
 
 
