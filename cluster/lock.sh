@@ -6,9 +6,14 @@ set -eu
 cd "$(dirname "$0")/.."
 . cluster/versions.env
 
+# All of this package's optional parts; `dev` is for its tests.
+extras=$(sed -n '/^\[project.optional-dependencies\]/,/^dev = /s/^\([a-z0-9-]*\) = .*/--extra \1/p' pyproject.toml \
+    | grep -vx -- '--extra dev')
+
 resolve() {
+    # shellcheck disable=SC2086  # Two words per extra.
     echo "torch==$TORCH_VERSION" | uv pip compile --quiet pyproject.toml cluster/requirements.in - \
-        --extra robotics --extra sb3 --extra pandas \
+        $extras \
         --python-version "$PYTHON_VERSION" --python-platform x86_64-manylinux_2_28 --only-binary :all: \
         --no-annotate --custom-compile-command "sh cluster/lock.sh" "$@"
 }
