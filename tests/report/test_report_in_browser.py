@@ -21,6 +21,8 @@ from arena_ray import RunResult, evaluate
 from arena_ray.report.page import write_report
 from tests.report.hostile import CAMERA, MARKUP
 from tests.report.serving import serving
+from tests.test_stop_when import run as run_jobs
+from tests.test_stop_when import sure_job
 from tests.worlds import walk_job
 
 pytestmark = pytest.mark.heavy
@@ -381,3 +383,15 @@ def test_everything_that_can_be_used_has_a_name(page: Page, address: str) -> Non
           !one.getAttribute('aria-label') && !one.getAttribute('aria-labelledby') && !one.textContent.trim() &&
           !(one.labels && one.labels.length)).map((one) => one.outerHTML.slice(0, 100))""")
     assert unnamed == []
+
+
+def test_a_job_that_stopped_shows_what_counts(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    result = run_jobs(tmp_path, sure_job(), chunk_size=50)
+    (job,) = result.jobs.values()
+    assert job.stopped is not None
+    assert job.stopped.beyond > 0
+    page = Page(browser)
+    page.open(result.run_dir.joinpath("report.html").as_uri())
+    assert f"sure after {job.stopped.at}" in browser.find_element(By.ID, "jobs-table").text
+    page.open(result.run_dir.joinpath("report.html").as_uri(), "episodes")
+    assert sorted(page.shown()) == sorted(f"{job.name}/{index}" for index in range(job.stopped.at))

@@ -120,6 +120,7 @@ class Model {
     const tag = filter.tag ? JSON.parse(filter.tag) : null;
     const camera = filter.camera === "" ? null : Number(filter.camera);
     return this.episodes.filter((episode) =>
+      episode.episode < (this.summary.jobs[episode.job.name].stopped?.at ?? Infinity) &&  // The rest counts for nothing.
       (!filter.job || episode.job.name === filter.job) &&
       (tag === null || episode.job.tags[tag[0]] === tag[1]) &&
       (camera === null || episode.cameras.has(camera)) &&
