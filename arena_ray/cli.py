@@ -24,7 +24,7 @@ import click
 from arena_ray import __version__
 from arena_ray.analysis_commands import compare, export, plan
 from arena_ray.command import Command
-from arena_ray.errors import ArenaError, NotEnoughResourcesError
+from arena_ray.errors import ArenaError, NotEnoughResourcesError, NotSharedError
 from arena_ray.report_commands import report, serve
 from arena_ray.specs import POLICY_TYPES, RunSettings
 
@@ -40,10 +40,10 @@ REPLAY_HELP = {
 }
 
 #: Flags of a run that a replay does not have: it writes into the run directory that it is given, and adds no episodes.
-NO_REPLAY_FLAGS = frozenset({"video_base_dir", "trackers"})
+NO_REPLAY_FLAGS = frozenset({"video_base_dir", "storage", "trackers"})
 
 #: Flags of a run that a resumed run does not have: it writes where it began, and records what its jobs say.
-NO_RESUME_FLAGS = frozenset({"video_base_dir", "record_viewport_video", "record_camera_video"})
+NO_RESUME_FLAGS = frozenset({"video_base_dir", "storage", "record_viewport_video", "record_camera_video"})
 
 _ENV_ID = re.compile(r"(?:[\w.]+:)?[\w./-]+-v\d+")
 
@@ -347,7 +347,7 @@ def run_command(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 128 + signal.SIGINT
-    except NotEnoughResourcesError as error:
+    except (NotEnoughResourcesError, NotSharedError) as error:
         click.echo(f"error: {error}", err=True)
         return 3
     except ArenaError as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from arena_ray.dispatch import Chunk
 from arena_ray.records import EpisodeRecord
 from arena_ray.specs import RunSettings
-from arena_ray.worker_events import EpisodesReturned, EpisodeStarted, Event, Progress, WorkerReady
+from arena_ray.worker_events import Delivering, EpisodesReturned, EpisodeStarted, Event, Progress, WorkerReady
 
 
 class Deadlines:
@@ -51,6 +51,10 @@ class Deadlines:
                 self._heard[key] = (chunk, now, item.steps)
         elif isinstance(item, EpisodeStarted):
             self._episodes[key][item.episode] = now
+        elif isinstance(item, Delivering) and key in self._heard:
+            self._heard[key] = (chunk, now, self._heard[key][2])
+            for episode in item.episodes:
+                self._episodes[key].pop(episode, None)
         elif isinstance(item, EpisodesReturned):
             for episode in item.episodes:
                 self._episodes[key].pop(episode, None)

@@ -44,6 +44,9 @@ class WorkerSetup:
         mark: Carried by every process that workers of this run start; see `processes`. Empty: none.
         max_episodes: Episodes after which a worker is to be replaced; ``None``: no limit.
         rank: ``(rank, world size)`` under `torchrun`, else ``None``.
+        storage: URI of the run's folder in a storage, if videos go there; workers write on their own disk first.
+        storage_timeout_s: How long a storage that takes nothing is tried again.
+        collect: Whether workers write on their own disk and send the files to the driver.
     """
 
     run_dir: str
@@ -51,3 +54,11 @@ class WorkerSetup:
     mark: str = ""
     max_episodes: int | None = None
     rank: tuple[int, int] | None = None
+    storage: str | None = None
+    storage_timeout_s: float = 20.0
+    collect: bool = False
+
+    @property
+    def staged(self) -> bool:
+        """Whether workers write on their own disk, and not into the run directory."""
+        return self.collect or self.storage is not None

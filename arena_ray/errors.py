@@ -7,6 +7,7 @@
       StorageError             the disk takes no more records: the run ends, and can be resumed
       ExtensionError           no further episodes can decide a comparison of two runs; nothing started
       NotEnoughResourcesError  no node of the cluster can ever run a worker of some job
+      NotSharedError           nodes do not reach what the run writes to; nothing started
       PolicyError              a policy answered with something that is not a batch of actions
 
 An episode that fails is not an exception: it is an `EpisodeRecord` with status ``error``.
@@ -44,6 +45,10 @@ class ExtensionError(ArenaError):
 
 class NotEnoughResourcesError(ArenaError):
     """No node can ever run a worker of some job (exit code 3); the text is a table of demand against supply."""
+
+
+class NotSharedError(ArenaError):
+    """Nodes that would run workers do not reach the run directory, or the storage (exit code 3); nothing started."""
 
 
 class PolicyError(ArenaError):

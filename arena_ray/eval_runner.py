@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
@@ -23,7 +24,7 @@ from arena_ray import chunking
 from arena_ray.config import EvalPlan, load_plan
 from arena_ray.deadlines import Deadlines
 from arena_ray.dispatch import Chunk
-from arena_ray.errors import StorageError
+from arena_ray.errors import NotSharedError, StorageError
 from arena_ray.index_ranges import ranges_text
 from arena_ray.journal import new_run
 from arena_ray.ledger import FAULTS, Exhausted, History, Ledger, Loss, Quarantine
@@ -32,12 +33,15 @@ from arena_ray.pools import ChunkEvents, ChunkFinished, Place, PoolEvent, Worker
 from arena_ray.records import EpisodeError, EpisodeRecord, WorkerInfo
 from arena_ray.results import RunResult
 from arena_ray.specs import EvalJob
+from arena_ray.storage import NOT_DELIVERED, FileCollector
 from arena_ray.worker_events import (
     ChunkUsage,
+    Delivering,
     EpisodesReturned,
     EpisodeStarted,
     Event,
     Failure,
+    FilePiece,
     MemorySample,
     Notice,
     Retiring,
@@ -78,6 +82,7 @@ def evaluate(
     Raises:
         ConfigError: If the input is wrong; nothing has started then.
         NotEnoughResourcesError: If no node could ever run a worker of some job; nothing has started then.
+        NotSharedError: If nodes do not reach the run directory, or the storage; nothing has started then.
         RunDirError: If the run directory cannot be created.
     """
     plan = load_plan(jobs, overrides, flags)
@@ -103,6 +108,7 @@ class Run(Generic[ResultT]):
     """
 
     _journal: RunJournal[ResultT]
+    _collector: FileCollector
 
     def __init__(
         self,
@@ -132,6 +138,8 @@ class Run(Generic[ResultT]):
         self._memory: dict[tuple[str, int], dict[str, float | None]] = {}
         self._usage: dict[tuple[str, int], ChunkUsage] = {}
         self._lost_at: dict[tuple[str, int], Place] = {}
+        self._given_up: set[tuple[str, int]] = set()
+        self._may_have_left_files = history is not None
         self._pool_stopped = False
         self._told_stopped = set(self._ledger.stopped_jobs())
 
@@ -151,16 +159,35 @@ class Run(Generic[ResultT]):
             self._journal.in_a_hurry = lambda: self._ends_at_once
             with self._journal:
                 self._warn_of_deadlines(pool)
-                pool.open(self._journal.setup)
+                self._collector = FileCollector(Path(self._journal.setup.run_dir))
+                self._open(pool)
                 try:
                     with contextlib.suppress(_EndAtOnce):
                         self._loop(pool)
                 except StorageError as error:
                     self.storage_error = error
                     self._ledger.storage_failed(str(error))
+                else:
+                    self._take_leftovers(pool)
                 finally:
                     result = self._finish()
                 return result
+
+    def _open(self, pool: WorkerPool) -> None:
+        try:
+            pool.open(self._journal.setup)
+        except NotSharedError:
+            self._journal.withdraw()
+            raise
+
+    def _take_leftovers(self, pool: WorkerPool) -> None:
+        """Have what dead workers left on their machines' disks brought here, or to the storage, and removed."""
+        if self._ends_at_once or not self._journal.setup.staged or not self._may_have_left_files:
+            return
+        for events in pool.leftovers(self._given_up):
+            for item in events:
+                if isinstance(item, FilePiece):
+                    self._collector.take(("", 0), item)
 
     def _warn_of_deadlines(self, pool: WorkerPool) -> None:
         if pool.can_kill:
@@ -258,8 +285,12 @@ class Run(Generic[ResultT]):
     def _take_in(self, chunk: Chunk, item: Event, pool: WorkerPool) -> None:
         name, index = chunk.job.name, chunk.index
         self._deadlines.heard(chunk, item)
-        if isinstance(item, EpisodeRecord):
-            self._commit(item)
+        if isinstance(item, FilePiece):
+            self._collector.take((name, index), item)
+        elif isinstance(item, Delivering):
+            self._ledger.ended(name, index, item.episodes)
+        elif isinstance(item, EpisodeRecord):
+            self._commit(self._collector.judged((name, index), item))
             place = pool.place_of(chunk)
             if item.status == "completed" and place is not None:
                 self._quarantine.completed(place)
@@ -292,6 +323,11 @@ class Run(Generic[ResultT]):
 
     def _commit(self, record: EpisodeRecord) -> None:
         if self._ledger.record(record):
+            for video in record.videos:
+                if (video.error or "").startswith(NOT_DELIVERED):
+                    message = f"episode {record.episode}: {video.path}: {video.error}"
+                    where = {"job": record.job, "chunk": record.chunk, "attempt": record.attempt}
+                    self._journal.event("warning", **where, topic="not_delivered", message=message)
             self._journal.commit(record)
             if self._ledger.jobs[record.job].is_sure and record.job not in self._told_stopped:
                 self._told_stopped.add(record.job)
@@ -309,6 +345,8 @@ class Run(Generic[ResultT]):
     def _lost(self, loss: WorkerLost, pool: WorkerPool) -> None:
         chunk = loss.chunk
         self._deadlines.over(chunk)
+        self._collector.drop((chunk.job.name, chunk.index))
+        self._may_have_left_files = True
         self._memory.pop((chunk.job.name, chunk.index), None)
         self._journal.event("worker_lost", chunk, cause=loss.cause, message=loss.message)
         verdict = self._ledger.lost_chunk(chunk.job.name, chunk.index, loss.cause, loss.message)
@@ -322,6 +360,7 @@ class Run(Generic[ResultT]):
         if self._ledger.broken is not None and verdict.at_start:
             self._journal.event("warning", chunk, topic="no_worker_starts", message=self._ledger.broken)
         for exhausted in verdict.exhausted:
+            self._given_up.add((chunk.job.name, exhausted.episode))
             self._commit(_exhausted_record(chunk, exhausted, loss))
         if loss.place is not None and FAULTS[loss.cause].charged:
             self._suspect(loss.place, chunk, verdict, pool)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import errno
 import logging
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +18,7 @@ from typing import Any
 
 from arena_ray.config import EvalPlan
 from arena_ray.dispatch import Chunk, WorkerSetup
-from arena_ray.errors import RunDirError, StorageError
+from arena_ray.errors import ConfigError, RunDirError, StorageError
 from arena_ray.json_files import LineLog
 from arena_ray.narration import Narrator, RunObserver
 from arena_ray.processes import new_mark
@@ -26,6 +28,7 @@ from arena_ray.report.page_writer import PageWriter
 from arena_ray.results import JobTally, RunResult, tallies_for
 from arena_ray.run_dir import RunDir, run_document, utc_text
 from arena_ray.run_lock import RunLock
+from arena_ray.storage import Mirror, prove_storage
 from arena_ray.trackers import Tracking, open_tracking
 from arena_ray.worker_events import Tuned
 
@@ -53,6 +56,7 @@ class Past:
         python_path: Where the run looked for entry points.
         tuning: Which slots were chosen, and what had been measured, by job.
         provenance: Stays what it is, because nothing more runs; ``None``: that of this process.
+        storage: URI of the run's folder in a storage, if it has one.
         started_at: When the run began.
         resumed_at: When it was resumed, this time included.
     """
@@ -64,6 +68,7 @@ class Past:
     python_path: tuple[str, ...]
     tuning: Mapping[str, Any]
     provenance: Provenance | None
+    storage: str | None
     started_at: str
     resumed_at: tuple[str, ...]
 
@@ -110,7 +115,11 @@ class Journal(Narrator):
             python_path=tuple(folders),
             mark=self.mark,
             max_episodes=plan.settings.max_episodes_per_worker,
+            storage=past.storage,
+            storage_timeout_s=plan.settings.storage_timeout,
+            collect=plan.settings.collect and past.storage is None,
         )
+        self._mirror = _mirror_of(run_dir, past.storage, plan.settings.storage_timeout)
         self._plan, self._past = plan, past
         self._provenance = past.provenance or Provenance.of_this_process(argv, hardware)
         self._tallies = past.tallies
@@ -148,6 +157,7 @@ class Journal(Narrator):
                 mark=self.mark,
                 tuning=self._tuning,
                 stopped=self._stopped,
+                storage=self._past.storage,
                 notes=self._told_notes,
                 started_at=self._past.started_at,
                 resumed_at=self._past.resumed_at,
@@ -217,7 +227,17 @@ class Journal(Narrator):
             self._synced_at = time.monotonic()
         self._write_news_of_trackers()
         self._page.tick()
+        if self._mirror is not None:
+            self._mirror.tick()
         self.tell("tick")
+
+    def withdraw(self) -> None:
+        """Leave nothing of a run of which nothing was started; one that was resumed is as it was before."""
+        self._mirror = None
+        if self._past.resumed_at:
+            self._write_run("interrupted")
+        else:
+            shutil.rmtree(self.run_dir.path, ignore_errors=True)
 
     def _write_news_of_trackers(self) -> None:
         if self._tracking is not None:
@@ -244,7 +264,7 @@ class Journal(Narrator):
         self._add_replays()
         notes = tuple(self._told_notes)
         result = RunResult.from_tallies(
-            self.run_dir.path, status, list(self._plan.jobs), self._tallies, verdicts, notes
+            self.run_dir.path, status, list(self._plan.jobs), self._tallies, verdicts, notes, self._past.storage
         )
         self._stopped = {name: job.stopped.to_json() for name, job in result.jobs.items() if job.stopped is not None}
         finished_at = utc_text(datetime.datetime.now(datetime.timezone.utc))
@@ -260,8 +280,19 @@ class Journal(Narrator):
             except (OSError, StorageError) as error:
                 logger.error("%s", error)  # A full disk: the records that it took are safe, and each file is whole.
         self._page.finish(result)
+        self._send_last_copies()
         self.tell("finished", result)
         return result
+
+    def _send_last_copies(self) -> None:
+        if self._mirror is None:
+            return
+        problem = self._mirror.finish(in_a_hurry=self.in_a_hurry())
+        if problem is not None:
+            message = f"{self._past.storage} lacks the newest records, which are whole in the run directory: {problem}"
+            logger.error("%s", message)
+            with contextlib.suppress(StorageError):
+                self.event("warning", topic="not_mirrored", message=message)
 
     def _add_replays(self) -> None:
         """Count the videos of episodes that somebody replayed while this run went on."""
@@ -299,9 +330,28 @@ def _nothing_before(run_dir: RunDir, plan: EvalPlan, started_at: str) -> Past:
         python_path=(),
         tuning={},
         provenance=None,
+        storage=None if plan.settings.storage is None else f"{plan.settings.storage}/{run_dir.path.name}",
         started_at=started_at,
         resumed_at=(),
     )
+
+
+def _mirror_of(run_dir: RunDir, uri: str | None, patience_s: float) -> Mirror | None:
+    return None if uri is None else Mirror(uri, run_dir.documents(), patience_s)
+
+
+def _check_storage(uri: str | None) -> None:
+    """Check that this machine reaches a storage.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    problem = None if uri is None else prove_storage(uri)
+    if problem is not None:
+        raise ConfigError(
+            f"storage {uri!r} cannot be used: {problem}; check that it exists, that this machine reaches it, and its "
+            "credentials (environment, files or agent of its library)"
+        )
 
 
 def new_run(plan: EvalPlan, observer: RunObserver | None = None) -> Callable[[Mapping[str, Any]], Journal]:
@@ -317,6 +367,7 @@ def new_run(plan: EvalPlan, observer: RunObserver | None = None) -> Callable[[Ma
     tracking = open_tracking(plan.settings.trackers)
 
     def open_journal(hardware: Mapping[str, Any]) -> Journal:
+        _check_storage(plan.settings.storage)
         now = datetime.datetime.now(datetime.timezone.utc)
         run_dir = RunDir.create(plan.settings.video_base_dir, now.astimezone())
         return Journal(plan, run_dir, hardware, now, observer=observer, tracking=tracking)

@@ -91,6 +91,10 @@ class RunJournal(Protocol[ResultT_co]):
         """Be told, some times a second, that the run goes on."""
         ...
 
+    def withdraw(self) -> None:
+        """Be told that nothing was started, and that nothing will be."""
+        ...
+
     def finish(self, status: str, verdicts: Mapping[str, tuple[str, str | None]]) -> ResultT_co:
         """Be told what the run came to, with status and error of each job by name; return it."""
         ...

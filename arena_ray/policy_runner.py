@@ -49,6 +49,11 @@ def run_rank(plan: EvalPlan) -> int:
             "job 'policy': num_steps cannot be divided over the ranks of torchrun, because which episodes it holds is "
             "not known before; give --num_episodes"
         )
+    if plan.settings.storage is not None or plan.settings.collect:
+        raise ConfigError(
+            "storage and collect are for workers on Ray: the ranks of torchrun write into the run directory, which "
+            "their machines must share"
+        )
     if job.needs_tuning:
         raise ConfigError(
             "job 'policy': num_envs 'auto' is chosen by the first worker for all, and the ranks of torchrun begin at "

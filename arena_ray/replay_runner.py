@@ -239,6 +239,7 @@ class _ReplayJournal(Narrator):
             run_dir=str(folder),
             python_path=order.python_path,
             max_episodes=order.plan.settings.max_episodes_per_worker,
+            collect=order.plan.settings.collect,
         )
         self._order, self._folder = order, folder
         self._run_dir, self._job = order.run_dir, order.job.name
@@ -289,6 +290,9 @@ class _ReplayJournal(Narrator):
     def tick(self) -> None:
         """Tell the observer."""
         self.tell("tick")
+
+    def withdraw(self) -> None:
+        """Do nothing: the hidden folder goes when the pool is closed."""
 
     def finish(self, status: str, verdicts: Mapping[str, tuple[str, str | None]]) -> ReplayResult:
         """Bring ``summary.json`` up to date, and return what the replay came to."""

@@ -31,6 +31,7 @@ from arena_ray.video.remux import salvage
 #: Flags of a run that a resumed run does not have, and why.
 NO_FLAGS = {
     "video_base_dir": "a resumed run writes into its run directory",
+    "storage": "the videos of a run are in one place",
     "record_viewport_video": "what is recorded is part of the jobs; add videos with arena-ray replay",
     "record_camera_video": "what is recorded is part of the jobs; add videos with arena-ray replay",
 }
@@ -200,6 +201,7 @@ class Resumption:
             python_path=tuple(run.get("python_path", ())),
             tuning=run.get("tuning", {}),
             provenance=provenance,
+            storage=run.get("storage"),
             started_at=run["started_at"],
             resumed_at=(*run.get("resumed_at", ()), utc_text(now)),
         )

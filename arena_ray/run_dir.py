@@ -157,6 +157,11 @@ class RunDir:
         """The page to look at: ``report.html``."""
         return self.path / "report.html"
 
+    def documents(self) -> list[Path]:
+        """Return the files that are not a job's: those that a reader needs, ``run.json`` last."""
+        logs = [self.episodes_file, self.events_file, self.replays_file]
+        return [*logs, self.summary_file, self.report_file, self.run_file]
+
     def job_folder(self, job_name: str) -> Path:
         """Return the folder of a job's videos."""
         return self.path / job_name
@@ -345,6 +350,7 @@ def run_document(
     mark: str,
     tuning: Mapping[str, Any],
     stopped: Mapping[str, Any],
+    storage: str | None,
     notes: list[str],
     started_at: str,
     resumed_at: Iterable[str],
@@ -363,6 +369,7 @@ def run_document(
         "mark": mark,
         "tuning": dict(tuning),
         "stopped": dict(stopped),
+        "storage": storage,
         "notes": notes,
         "started_at": started_at,
         "resumed_at": [*resumed_at],

@@ -10,6 +10,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -174,6 +175,36 @@ class Resources(_Spec):
         if value > 1 and value != int(value):
             raise ValueError(f"{value} is not possible: above 1, Ray takes whole numbers only")
         return value
+
+
+#: Where videos may be stored besides the run directory.
+STORAGE_SCHEMES = ("s3", "gs", "sftp", "file")
+
+
+def check_storage(text: Any) -> str:
+    """Return `text`, without ``/`` at its end, if it is the URI of a folder in a storage.
+
+    Raises:
+        ValueError: If it is not, or carries a password, which would stand in ``run.json``.
+    """
+    forms = "s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, sftp://USER@HOST/FOLDER or file:///FOLDER"
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r} is no storage; write {forms}")
+    try:
+        parts = urlsplit(text)
+        password, host, _ = parts.password, parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no storage ({error}); write {forms}") from error
+    if password is not None:
+        raise ValueError(
+            f"a password in the URI of the storage ({parts.scheme}://...@{host}) would stand in run.json; give it "
+            "through the environment, a file or an agent"
+        )
+    if parts.scheme not in STORAGE_SCHEMES or parts.query or parts.fragment or ".." in parts.path.split("/"):
+        raise ValueError(f"{text!r} is no storage; write {forms}")
+    if bool(host) == (parts.scheme == "file") or (parts.scheme in ("sftp", "file") and not parts.path.strip("/")):
+        raise ValueError(f"{text!r} is no storage; write {forms}")
+    return text.rstrip("/")
 
 
 def check_record(text: Any) -> str:
@@ -403,7 +434,13 @@ class RunSettings(_Spec):
     max_episodes_per_worker: _Count | None = None
     """Episodes after which a worker process is replaced, against leaks; ``null``: no limit."""
     storage_timeout: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 20
-    """Seconds to wait for a disk that takes no more records to take them again, before the run ends."""
+    """Seconds to wait for a disk that takes no more records to take them again, before the run ends; or for a storage
+    to take a video, before the run goes on without that."""
+    storage: Annotated[str, BeforeValidator(check_storage)] | None = None
+    """Where videos go when nodes share no directory: ``s3://``, ``gs://``, ``sftp://`` or ``file:///``; ``null``: into
+    the run directory."""
+    collect: StrictBool = False
+    """Workers send their videos to this machine, for small clusters whose nodes share no directory."""
     address: StrictStr | None = None
     """Ray cluster to connect to; ``null`` starts Ray on this machine."""
     inline: StrictBool = False
@@ -419,6 +456,14 @@ class RunSettings(_Spec):
         if twice:
             raise ValueError(f"{', '.join(map(repr, twice))} named twice; each tracker once")
         return value
+
+    @model_validator(mode="after")
+    def _one_way_home(self) -> RunSettings:
+        if self.collect and self.storage is not None:
+            raise ValueError(
+                "give 'storage' or 'collect', not both: either videos go into a storage, or they come here"
+            )
+        return self
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

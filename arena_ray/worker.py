@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from arena_ray import devices, memory, tuning
+from arena_ray import devices, memory, storage, tuning
 from arena_ray.dispatch import Chunk, WorkerSetup
 from arena_ray.envs import Slots, open_slots
 from arena_ray.envs.base import describe_error
@@ -66,7 +66,9 @@ class EvalWorker:
             if folder not in sys.path:
                 sys.path.insert(0, folder)
         self._setup = setup
-        self._run_dir = RunDir(setup.run_dir)
+        # Resolved, because recorders report resolved paths.
+        self._run_dir = RunDir(storage.open_staging(setup).resolve() if setup.staged else setup.run_dir)
+        self._courier = storage.open_courier(setup, self._run_dir.path)
         self._device = (tuple(gpus), local_rank)
         pinning = self._pinning
         self._gpus = None if pinning is None or not pinning.gpu_ids else Gpus(pinning.own_indices)
@@ -89,6 +91,11 @@ class EvalWorker:
             chunk: What to run.
             should_stop: Asked before an episode starts; True lets those in flight finish and starts no other.
         """
+        for events in self._run(chunk, should_stop):
+            yield from self._courier.send(events)
+        yield from self._courier.finish()
+
+    def _run(self, chunk: Chunk, should_stop: Callable[[], bool]) -> Iterator[Events]:
         with self._log_to_job_folder(chunk):
             logger.info("chunk begins: %d episodes, attempt %d", len(chunk.episodes), chunk.attempt)
             yield ()  # The chunk has arrived: from now on it is environment and policy that take their time.
@@ -252,6 +259,13 @@ class EvalWorker:
         if self._torch_threads is not None:
             sys.modules["torch"].set_num_threads(self._torch_threads)
             self._torch_threads = None
+
+    def end(self) -> None:
+        """Close, and remove what this worker has on its own disk; it runs no further chunk."""
+        self.close()
+        self._courier.close()
+        if self._setup.staged:
+            storage.remove_staging(self._run_dir.path)
 
     def _open_log(self, folder: Path) -> logging.Handler:
         """Return where log lines go; a disk that is full costs them, and nothing else."""

@@ -49,6 +49,30 @@ class EpisodesReturned:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Delivering:
+    """Episodes have ended, and their records come when their videos have arrived; without episodes: that goes on."""
+
+    episodes: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FilePiece:
+    """A part of a file that a worker wrote on its own disk; the parts of a file come in order.
+
+    Attributes:
+        path: The file, relative to the run directory, with ``/``.
+        offset: Where in the file the part begins, bytes.
+        data: The part.
+        sha256: Of the whole file, with its last part; else ``None``.
+    """
+
+    path: str
+    offset: int
+    data: bytes = dataclasses.field(repr=False)
+    sha256: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """About once a second while environments step: how many steps this chunk has made."""
 
@@ -183,6 +207,8 @@ Event: TypeAlias = (
     WorkerReady
     | EpisodeStarted
     | EpisodesReturned
+    | Delivering
+    | FilePiece
     | EpisodeRecord
     | Progress
     | MemorySample

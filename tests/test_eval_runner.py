@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from arena_ray.errors import StorageError
 from arena_ray.json_files import LineLog
 from arena_ray.pools import ChunkEvents, ChunkFinished, Place, PoolEvent
 from arena_ray.records import EpisodeRecord, WorkerInfo
-from arena_ray.worker_events import EpisodeStarted, WorkerReady
+from arena_ray.worker_events import EpisodeStarted, Event, WorkerReady
 from tests.worlds import walk_job
 
 REPOSITORY = Path(__file__).parent.parent
@@ -91,6 +91,9 @@ class ScriptedPool:
         return False
 
     def quarantine(self, place: Place) -> None: ...
+
+    def leftovers(self, wanted: Collection[tuple[str, int]]) -> Iterator[tuple[Event, ...]]:
+        yield from ()
 
     def stop(self) -> None: ...
 

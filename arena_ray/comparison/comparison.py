@@ -17,6 +17,7 @@ from arena_ray.results import JobColumns, RunResult, tallies_for
 from arena_ray.run_dir import RunDir
 from arena_ray.specs import EvalJob, MetricSpec
 from arena_ray.stopping import Stopped
+from arena_ray.storage import fetch_missing, local_copy
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -262,7 +263,7 @@ def _read(run: RunResult | str | os.PathLike[str]) -> _Run:
     Raises:
         RunDirError: If it is no run directory, or cannot be read.
     """
-    folder = RunDir.open(run.run_dir if isinstance(run, RunResult) else run)
+    folder = RunDir.open(run.run_dir if isinstance(run, RunResult) else local_copy(run))
     document = folder.read_run()
     try:
         jobs = [EvalJob.model_validate(job) for job in document["jobs"]]
@@ -288,7 +289,8 @@ def _videos(run_dir: Path, job: str, seed: int | None) -> list[Path]:
     newest = {
         record.episode: record for record in RunDir(run_dir).records() if record.job == job and record.seed == seed
     }
-    return [run_dir / video.path for record in newest.values() for video in record.videos if video.bytes]
+    paths = [video.path for record in newest.values() for video in record.videos if video.bytes]
+    return fetch_missing(run_dir, RunDir(run_dir).read_run().get("storage"), paths)
 
 
 def _metrics_json(metrics: Mapping[str, MetricComparison]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -44,6 +45,7 @@ class _Running:
     ready: bool = False
     alone: bool = False
     returned: set[int] = dataclasses.field(default_factory=set)
+    ended: set[int] = dataclasses.field(default_factory=set)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -252,6 +254,11 @@ class JobLedger:
         self.running[index].returned |= set(episodes)
         self.running[index].alone = True
 
+    def ended(self, index: int, episodes: Iterable[int]) -> None:
+        """Note that episodes have ended though their records are not there: what happens now is not their fault."""
+        self.running[index].started -= set(episodes)
+        self.running[index].ended |= set(episodes)
+
     def recorded(self, index: int, episode: int) -> None:
         """Note that a running chunk has delivered an episode."""
         running = self.running.get(index)
@@ -348,7 +355,8 @@ class JobLedger:
         in_flight = running.started & running.unrecorded.keys()
         if running.alone and in_flight:
             return in_flight
-        return in_flight | set(list(running.unrecorded)[: self.job.num_slots])
+        unended = (episode for episode in running.unrecorded if episode not in running.ended)
+        return in_flight | set(itertools.islice(unended, self.job.num_slots))
 
     def _return(self, running: _Running, episodes: tuple[int, ...], attempt: int) -> None:
         if episodes:

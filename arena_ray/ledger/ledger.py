@@ -125,6 +125,10 @@ class Ledger:
         """Be told that episodes which had begun wait again, to be run alone."""
         self.jobs[job_name].returned(index, episodes)
 
+    def ended(self, job_name: str, index: int, episodes: Iterable[int]) -> None:
+        """Be told that episodes have ended, and that their records will come."""
+        self.jobs[job_name].ended(index, episodes)
+
     def record(self, record: EpisodeRecord) -> bool:
         """Be told of a record; return whether it is the episode's first, and so to be written down."""
         job = self.jobs[record.job]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from arena_ray.dispatch import Chunk, WorkerSetup
@@ -69,7 +69,11 @@ class WorkerPool(Protocol):
     can_kill: bool
 
     def open(self, setup: WorkerSetup) -> None:
-        """Be told where the run is, before the first chunk."""
+        """Be told where the run is, before the first chunk.
+
+        Raises:
+            NotSharedError: If machines that would run workers do not reach it.
+        """
         ...
 
     def hardware(self) -> dict[str, Any]:
@@ -119,6 +123,14 @@ class WorkerPool(Protocol):
 
     def wait(self, timeout_s: float) -> list[PoolEvent]:
         """Return what happened; waits until something does, at most so long."""
+        ...
+
+    def leftovers(self, wanted: Collection[tuple[str, int]]) -> Iterator[tuple[Event, ...]]:
+        """Deliver and remove what workers that died left on their machines' own disks.
+
+        Args:
+            wanted: Job and episode of those whose broken videos are wanted.
+        """
         ...
 
     def kill(self, chunk: Chunk, cause: str, message: str) -> None:

@@ -96,6 +96,11 @@ class Burials:
         self._burials = [burial for burial in self._burials if not _is_over(burial)]
 
     def finish(self, timeout_s: float) -> None:
+        """Wait until all are gone, at most so long; what still closes then is ended. It is the last that is done."""
+        self.drain(timeout_s)
+        self._threads.shutdown(wait=False)
+
+    def drain(self, timeout_s: float) -> None:
         """Wait until all are gone, at most so long; what still closes then is ended."""
         closing = [burial.closed for burial in self._burials if burial.closed is not None]
         if closing:
@@ -105,7 +110,6 @@ class Burials:
                 self._kill(burial)
         futures.wait([burial.ended for burial in self._burials if burial.ended is not None], timeout=timeout_s)
         self.tend()
-        self._threads.shutdown(wait=False)
 
 
 def _has_closed(burial: Burial) -> bool:

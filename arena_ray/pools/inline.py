@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from arena_ray import devices
@@ -36,7 +37,7 @@ class InlinePool:
 
     def open(self, setup: WorkerSetup) -> None:
         """Be told where the run is."""
-        self._setup = setup
+        self._setup = dataclasses.replace(setup, collect=False)  # This process is where files are collected.
 
     def hardware(self) -> dict[str, Any]:
         """Return the cores of this machine."""
@@ -94,6 +95,10 @@ class InlinePool:
         self._running = None
         return [ChunkFinished(chunk)]
 
+    def leftovers(self, wanted: Collection[tuple[str, int]]) -> Iterator[Events]:
+        """Yield nothing: what this process writes it delivers."""
+        yield from ()
+
     def kill(self, chunk: Chunk, cause: str, message: str) -> None:
         """Refuse: a process cannot end its own worker and live.
 
@@ -112,7 +117,7 @@ class InlinePool:
             self._running[1].close()  # type: ignore[attr-defined]
             self._running = None
         if self._worker is not None:
-            self._worker.close()
+            self._worker.end()
             self._worker = None
             sys.path[:] = self._search_path
         devices.unpin_process()  # A later run in this process may be on Ray, whose workers would inherit it.

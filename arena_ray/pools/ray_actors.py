@@ -9,10 +9,11 @@ where it must not be declines its chunk, and holds that GPU while another is sta
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import ray
@@ -24,11 +25,12 @@ from arena_ray.errors import NotEnoughResourcesError
 from arena_ray.pools.base import ChunkEvents, ChunkFinished, Place, PoolEvent, WorkerLost
 from arena_ray.pools.burials import CLOSE_S, Burials
 from arena_ray.pools.losses import Inquiry
+from arena_ray.pools.node_proofs import NodeProofs
 from arena_ray.pools.ray_cluster import Cluster, Room, connect, demand_table
-from arena_ray.pools.ray_worker import Born, start_actor
+from arena_ray.pools.ray_worker import PIECES_AHEAD, Born, deliver_leftovers_on, start_actor
 from arena_ray.pools.roster import Order, Worker
 from arena_ray.specs import EvalJob, RunSettings
-from arena_ray.worker_events import Retiring
+from arena_ray.worker_events import Event, Retiring
 
 #: Why a worker that has begun nothing is ended when the run stops; that is no loss.
 WITHDRAWN = "withdrawn"
@@ -66,6 +68,9 @@ class RayPool:
         self._owns_ray = connect(settings.address)
         self._stop_key = f"arena_ray:stop:{uuid.uuid4().hex}".encode()
         self._setup: Any = None
+        self._told: WorkerSetup | None = None
+        self._proofs: NodeProofs | None = None
+        self._jobs: Sequence[EvalJob] = ()
         self._mark = processes.new_mark()
         self._cluster = Cluster()
         self._here = ray.get_runtime_context().get_node_id()
@@ -78,9 +83,20 @@ class RayPool:
         self._stopped = False
 
     def open(self, setup: WorkerSetup) -> None:
-        """Be told where the run is."""
+        """Be told where the run is, and have the nodes prove that they reach it.
+
+        Raises:
+            NotSharedError: If a node that would run workers does not.
+        """
         self._mark = setup.mark or self._mark
-        self._setup = ray.put(setup)
+        self._setup, self._told = ray.put(setup), setup
+        is_mine = self._owns_ray and self._settings.address is None and len(self._cluster.nodes()) == 1
+        if setup.collect or is_mine:
+            return
+        self._proofs = NodeProofs(setup, trusted=() if setup.storage else (self._here,))
+        self._proofs.require(
+            [node.node_id for node in self._cluster.nodes() if any(node.how_many(job.resources) for job in self._jobs)]
+        )
 
     def hardware(self) -> dict[str, Any]:
         """Return what each node has."""
@@ -93,12 +109,14 @@ class RayPool:
         Raises:
             NotEnoughResourcesError: With a table of demand against supply.
         """
+        self._jobs = jobs
         lacking = [job for job in jobs if not self._cluster.room().fits(job.resources)]
         if lacking:
             raise NotEnoughResourcesError(demand_table(lacking, self._cluster.nodes()))
 
     def _bad_nodes(self) -> set[str]:
-        return {place.node_id for place in self._quarantined if not place.gpus}
+        unproven = self._proofs.failed if self._proofs is not None else {}
+        return {place.node_id for place in self._quarantined if not place.gpus}.union(unproven)
 
     def _unusable_nodes(self) -> set[str]:
         shunned = {node_id for node_id, until in self._shunned.items() if time.monotonic() < until}
@@ -164,8 +182,12 @@ class RayPool:
             worker = self._start(job)
         worker.job, worker.order, worker.heard = job, order, False
         avoid = self._quarantined | (order.avoid if order.declined < DECLINES else frozenset())
-        worker.stream = worker.actor.run.options(num_returns="streaming").remote(order.chunk, avoid)
+        worker.stream = worker.actor.run.options(**self._stream_options()).remote(order.chunk, avoid)
         return True
+
+    def _stream_options(self) -> dict[str, Any]:
+        ahead = {"_generator_backpressure_num_objects": PIECES_AHEAD} if self._told and self._told.collect else {}
+        return {"num_returns": "streaming", **ahead}
 
     def _waits_for_another_place(self, order: Order) -> bool:
         """Return whether a chunk that was declined is to run on a worker elsewhere that is busy now."""
@@ -207,7 +229,8 @@ class RayPool:
     def _start(self, job: EvalJob) -> Worker:
         mark = processes.new_mark(self._mark)
         cores = self._cores_per_worker(job)
-        actor = start_actor(job.resources, self._setup, mark, self._stop_key, cores, self._bad_nodes())
+        proof_key = None if self._proofs is None else self._proofs.key
+        actor = start_actor(job.resources, self._setup, mark, self._stop_key, cores, self._bad_nodes(), proof_key)
         worker = Worker(actor, mark, job)
         self._workers.append(worker)
         return worker
@@ -250,6 +273,7 @@ class RayPool:
     def wait(self, timeout_s: float) -> list[PoolEvent]:
         """Return what happened; waits until something does, at most so long."""
         self._burials.tend()
+        self._tend_proofs()
         if self._stopped and self._orders:
             withdrawn, self._orders = self._orders, []
             return [ChunkFinished(order.chunk) for order in withdrawn]
@@ -293,6 +317,8 @@ class RayPool:
             return self._explained_losses()
         if isinstance(said, Born):
             worker.place = said.place
+            if self._proofs is not None:
+                self._proofs.begin(said.place.node_id)
             if said.declined:
                 self._take_back(worker, order)
                 return []
@@ -301,6 +327,34 @@ class RayPool:
         worker.heard = True
         worker.retiring = worker.retiring or any(isinstance(event, Retiring) for event in said)
         return [ChunkEvents(order.chunk, said)]
+
+    def _tend_proofs(self) -> None:
+        """End the workers that were placed on a node which turns out not to reach the run directory.
+
+        Raises:
+            NotSharedError: If no node does.
+        """
+        if self._proofs is None:
+            return
+        for node_id, problem in self._proofs.tend():
+            for worker in self._workers:
+                if worker.node_id == node_id and worker.chunk is not None:
+                    self.kill(worker.chunk, "unshared", f"{problem}; the node is not used")
+            if self._proofs.none_proven:
+                raise self._proofs.error()
+
+    def leftovers(self, wanted: Collection[tuple[str, int]]) -> Iterator[tuple[Event, ...]]:
+        """Deliver and remove what workers that died left on their nodes' own disks; idle workers are ended first."""
+        assert self._told is not None
+        if not self._told.staged:
+            return
+        for worker in [worker for worker in self._workers if worker.chunk is None]:
+            self._dismiss(worker)
+        self._burials.drain(CLOSE_S)
+        for node in self._cluster.nodes():
+            with contextlib.suppress(ray.exceptions.RayError):
+                for said in deliver_leftovers_on(node.node_id, self._setup, wanted):
+                    yield ray.get(said)
 
     def _take_from_pending(self) -> None:
         """Give the chunk of a worker that Ray does not place to an idle one, or end idle ones that are in its way."""
@@ -373,5 +427,7 @@ class RayPool:
         self._workers, self._blockers = [], []
         self._burials.finish(CLOSE_S)
         _internal_kv_del(self._stop_key)
+        if self._proofs is not None:
+            self._proofs.close()
         if self._owns_ray:
             ray.shutdown()

@@ -18,11 +18,16 @@ from ray.experimental.internal_kv import _internal_kv_exists
 from arena_ray import processes
 from arena_ray.dispatch import Chunk
 from arena_ray.pools.base import Place
+from arena_ray.pools.node_proofs import wait_for_proof
 from arena_ray.specs import Resources
+from arena_ray.storage import deliver_leftovers
 from arena_ray.worker_events import Notice
 
 #: How often a worker asks whether the run has been stopped, seconds.
 STOP_POLL_S = 0.5
+
+#: A worker that sends files to the driver is at most so many events, or pieces of a file, ahead of it.
+PIECES_AHEAD = 8
 
 #: After so long processes that cannot be ended (stuck in a device driver) hold their room no longer, seconds.
 END_S = 30.0
@@ -52,7 +57,9 @@ def _guard(mark: str) -> str | None:
 
 
 class _Actor:
-    def __init__(self, setup: Any, mark: str, stop_key: bytes, num_gpus: float, cores: float) -> None:
+    def __init__(
+        self, setup: Any, mark: str, stop_key: bytes, num_gpus: float, cores: float, proof_key: str | None
+    ) -> None:
         problem = _guard(mark)
         from arena_ray import devices
 
@@ -67,6 +74,7 @@ class _Actor:
         self._place = Place(node_id=context.get_node_id(), host=socket.gethostname(), gpus=gpus)
         self._worker = EvalWorker(setup, gpus, cores=cores, replaceable=True)
         self._stop_key = stop_key
+        self._proof_key = proof_key
         self._asked_at = 0.0
         self._stop = False
         self._problem = problem
@@ -74,6 +82,9 @@ class _Actor:
     def run(self, chunk: Chunk, avoid: Collection[Place]) -> Iterator[Any]:
         declined = self._place in avoid
         yield Born(self._place, declined)
+        if self._proof_key is not None and not declined:
+            wait_for_proof(self._proof_key, self._place.node_id)
+            self._proof_key = None
         if self._problem is not None:
             yield (Notice(topic="unguarded", message=f"what a dying worker leaves behind lives on: {self._problem}"),)
         if not declined:
@@ -89,7 +100,7 @@ class _Actor:
         """Do nothing: that it could be asked is the answer."""
 
     def close(self) -> None:
-        self._worker.close()
+        self._worker.end()
 
 
 #: Made once: each `ray.remote` call would export the class anew.
@@ -97,7 +108,13 @@ _REMOTE_ACTOR: Any = ray.remote(_Actor)
 
 
 def start_actor(
-    resources: Resources, setup: Any, mark: str, stop_key: bytes, cores: float, bad_nodes: Collection[str]
+    resources: Resources,
+    setup: Any,
+    mark: str,
+    stop_key: bytes,
+    cores: float,
+    bad_nodes: Collection[str],
+    proof_key: str | None = None,
 ) -> Any:
     """Start a worker and return its actor at once; Ray places it when there is room.
 
@@ -108,6 +125,7 @@ def start_actor(
         stop_key: Exists in the cluster's key-value store from the moment when the run stops.
         cores: Cores that it can count on.
         bad_nodes: Nodes that it must not be placed on.
+        proof_key: Where it is told that its node reaches the run directory; ``None``: that is known.
     """
     options: dict[str, Any] = {
         "num_cpus": resources.num_cpus,
@@ -120,7 +138,7 @@ def start_actor(
         options["memory"] = int(resources.memory_gb * 1e9)
     if bad_nodes:
         options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(bad_nodes))})"}
-    return _REMOTE_ACTOR.options(**options).remote(setup, mark, stop_key, resources.num_gpus, cores)
+    return _REMOTE_ACTOR.options(**options).remote(setup, mark, stop_key, resources.num_gpus, cores, proof_key)
 
 
 def _end_marked(mark: str) -> list[int]:
@@ -128,6 +146,20 @@ def _end_marked(mark: str) -> list[int]:
 
 
 _REMOTE_END: Any = ray.remote(_end_marked)
+
+
+def _deliver_leftovers(setup: Any, wanted: Any) -> Iterator[Any]:
+    yield from deliver_leftovers(setup, wanted)
+
+
+_REMOTE_LEFTOVERS: Any = ray.remote(_deliver_leftovers)
+
+
+def deliver_leftovers_on(node_id: str, setup: Any, wanted: Collection[tuple[str, int]]) -> Any:
+    """Deliver what dead workers left on a node; return the stream of what comes of it."""
+    where = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
+    options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": where, "num_returns": "streaming"}
+    return _REMOTE_LEFTOVERS.options(**options, _generator_backpressure_num_objects=PIECES_AHEAD).remote(setup, wanted)
 
 
 def end_on(node_id: str, mark: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from arena_ray.results.usage import JobUsage
 from arena_ray.run_dir import RunDir
 from arena_ray.specs import EvalJob
 from arena_ray.stopping import Stopped
+from arena_ray.storage import fetch_missing, is_uri, local_copy
 
 if TYPE_CHECKING:
     import os
@@ -91,6 +92,7 @@ class RunResult:
         notes: What limits the results, e.g. an environment that ignores its seed.
         overall: All jobs together.
         groups: Jobs with one tag together, by tag and value.
+        storage: URI of the run's folder in a storage, where its videos are; ``None``: they are in `run_dir`.
     """
 
     run_dir: Path = dataclasses.field(compare=False)
@@ -99,23 +101,29 @@ class RunResult:
     notes: tuple[str, ...] = ()
     overall: GroupResult | None = None
     groups: Mapping[str, Mapping[str, GroupResult]] = dataclasses.field(default_factory=dict)
+    storage: str | None = None
 
     @classmethod
     def load(cls, run_dir: str | os.PathLike[str]) -> RunResult:
         """Read a run directory, also of a run that was interrupted or still goes on.
 
+        Args:
+            run_dir: The run directory, or the URI of the run's folder in a storage (``s3://BUCKET/FOLDER/RUN``).
+
         Raises:
             RunDirError: If it is not a run directory, or a record in it cannot be read.
         """
-        folder = RunDir.open(run_dir)
+        folder = RunDir.open(local_copy(run_dir))
         run = folder.read_run()
+        storage = str(run_dir).rstrip("/") if is_uri(run_dir) else run.get("storage")
         jobs = [EvalJob.model_validate(job) for job in run["jobs"]]
         tallies = tallies_for(jobs)
         for record in folder.records():
             if record.job in tallies:
                 tallies[record.job].add(record)
         _add_usage(folder, tallies)
-        return cls.from_tallies(folder.path, run["status"], jobs, tallies, read_verdicts(folder), tuple(run["notes"]))
+        verdicts, notes = read_verdicts(folder), tuple(run["notes"])
+        return cls.from_tallies(folder.path, run["status"], jobs, tallies, verdicts, notes, storage)
 
     @classmethod
     def from_tallies(
@@ -126,6 +134,7 @@ class RunResult:
         tallies: Mapping[str, JobTally],
         verdicts: Mapping[str, tuple[str, str | None]],
         notes: tuple[str, ...] = (),
+        storage: str | None = None,
     ) -> RunResult:
         """Build the result from what the records came to.
 
@@ -137,6 +146,7 @@ class RunResult:
             verdicts: Status and error of each job as the driver left them, by name; a job without one is judged by
                 its records.
             notes: What limits the results.
+            storage: Where the videos are, if not in the run directory.
         """
         results = {job.name: _job_result(job, tallies[job.name], verdicts.get(job.name), run_dir) for job in jobs}
         samples = {name: tallies[name].samples() for name in results}
@@ -145,7 +155,7 @@ class RunResult:
             tag: {value: group_of(names, samples, counts) for value, names in values.items()}
             for tag, values in jobs_by_tag(jobs).items()
         }
-        return cls(run_dir, status, results, notes, group_of([*results], samples, counts), groups)
+        return cls(run_dir, status, results, notes, group_of([*results], samples, counts), groups, storage)
 
     def summary(self) -> dict[str, Any]:
         """Return the content of ``summary.json``."""
@@ -170,6 +180,9 @@ class RunResult:
     ) -> list[Path]:
         """Return the videos that fit, in episode order.
 
+        Of a run whose videos are in a storage, those that are returned are fetched into the run directory first, each
+        once; `video_uris` names them without.
+
         Args:
             job: Name of a job; ``None``: all.
             camera: Name of a camera; ``None``: all cameras and the viewport.
@@ -178,12 +191,38 @@ class RunResult:
 
         Raises:
             KeyError: If there is no such job.
+            RunDirError: If a video cannot be fetched.
         """
+        return self.fetched(self._chosen(job, camera, success, kind))
+
+    def video_uris(
+        self,
+        job: str | None = None,
+        camera: str | None = None,
+        success: bool | None = None,
+        kind: str | None = None,
+    ) -> list[str]:
+        """Return where the videos are that `video_paths` would return: URIs of a storage, or local paths."""
+        base = str(self.run_dir) if self.storage is None else self.storage
+        return [f"{base}/{path}" for path in self._chosen(job, camera, success, kind)]
+
+    def fetched(self, paths: Iterable[str]) -> list[Path]:
+        """Return local paths of videos, fetched from the storage if need be.
+
+        Args:
+            paths: Relative to the run directory, as in records.
+
+        Raises:
+            RunDirError: If a video cannot be fetched.
+        """
+        return fetch_missing(self.run_dir, self.storage, paths)
+
+    def _chosen(self, job: str | None, camera: str | None, success: bool | None, kind: str | None) -> list[str]:
         if job is not None and job not in self.jobs:
             raise KeyError(f"there is no job {job!r}; {nearest(job, self.jobs)}")
         jobs = [self.jobs[job]] if job is not None else list(self.jobs.values())
         return [
-            self.run_dir / video.path
+            video.path
             for result in jobs
             for record in result.episodes
             for video in record.videos

@@ -1,0 +1,159 @@
+"""Which nodes have proven that they reach the run directory, or the storage; no worker begins an episode elsewhere.
+
+A node's probe is a small task that is placed there. Its verdict stands in the cluster's key-value store, where workers
+of a node that joined in the middle of a run look for it.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_exists, _internal_kv_put
+
+from arena_ray import storage
+from arena_ray.dispatch import WorkerSetup
+from arena_ray.errors import NotSharedError
+
+#: A node whose probe has not come back after so long is left for later: Ray may be about to call it dead, seconds.
+PROBE_S = 60.0
+
+#: How often a worker asks whether its node may begin, seconds.
+ASK_S = 0.1
+
+
+def _prove(setup: WorkerSetup, nonce: str, node_id: str) -> tuple[str, str | None]:
+    """Return this node's host name, and what is wrong with it."""
+    import socket
+
+    return socket.gethostname(), storage.prove(setup, nonce, node_id)
+
+
+_REMOTE_PROVE: Any = ray.remote(_prove)
+
+
+class NodeProofs:
+    """The driver's side.
+
+    Args:
+        setup: What every worker of the run is told.
+        trusted: Nodes that reach what the driver reaches, because they are this machine.
+
+    Attributes:
+        failed: What is wrong with the nodes that must not be used, by id.
+    """
+
+    def __init__(self, setup: WorkerSetup, trusted: Collection[str]) -> None:
+        self.failed: dict[str, str] = {}
+        self._setup = setup
+        self._key = f"arena_ray:shared:{uuid.uuid4().hex}:"
+        self._proven = set(trusted)
+        self._running: dict[str, tuple[Any, float]] = {}
+        self._folder: storage.FolderProof | None = None
+        for node_id in trusted:
+            self._tell(node_id)
+
+    @property
+    def key(self) -> str:
+        """Under this and a node's id stands in the key-value store that the node may begin."""
+        return self._key
+
+    def _tell(self, node_id: str) -> None:
+        _internal_kv_put(f"{self._key}{node_id}".encode(), b"1")
+
+    def require(self, node_ids: Collection[str]) -> None:
+        """Wait for the probes of nodes.
+
+        Raises:
+            NotSharedError: If one of them failed; naming all that did.
+        """
+        for node_id in node_ids:
+            self.begin(node_id)
+        give_up = time.monotonic() + PROBE_S
+        while self._running and time.monotonic() < give_up:
+            ray.wait([task for task, _ in self._running.values()], timeout=1.0)
+            list(self.tend())
+        if self.failed:
+            raise self.error()
+
+    def begin(self, node_id: str) -> None:
+        """Start the probe of a node, unless its verdict is known or on its way."""
+        if node_id in self._proven or node_id in self.failed or node_id in self._running:
+            return
+        if self._folder is None and self._setup.storage is None:
+            self._folder = storage.FolderProof(Path(self._setup.run_dir))
+        nonce = "" if self._folder is None else self._folder.nonce
+        where = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
+        options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": where, "enable_task_events": False}
+        task = _REMOTE_PROVE.options(**options).remote(self._setup, nonce, node_id)
+        self._running[node_id] = (task, time.monotonic())
+
+    def tend(self) -> Iterator[tuple[str, str]]:
+        """Look for verdicts, without waiting; yield the nodes that have failed now, and what is wrong with them."""
+        for node_id, (task, since) in list(self._running.items()):
+            if not ray.wait([task], timeout=0)[0]:
+                if time.monotonic() - since > PROBE_S:
+                    del self._running[node_id]  # A worker that is placed there has it tried again.
+                continue
+            del self._running[node_id]
+            problem = self._verdict(node_id, task)
+            if problem is not None:
+                self.failed[node_id] = problem
+                yield node_id, problem
+
+    def _verdict(self, node_id: str, task: Any) -> str | None:
+        try:
+            host, problem = ray.get(task)
+        except ray.exceptions.RayTaskError as error:
+            host, problem = node_id[:12], str(error.cause)
+        except ray.exceptions.RayError:
+            return None  # The node is gone; it proved nothing, and has no worker.
+        if problem is None and self._folder is not None and not self._folder.sees(node_id):
+            problem = "writes there what is not seen here"
+        if problem is None:
+            self._proven.add(node_id)
+            self._tell(node_id)
+            return None
+        return f"node {host} ({node_id[:12]}) {problem}" if self._setup.storage is None else f"node {host}: {problem}"
+
+    @property
+    def none_proven(self) -> bool:
+        """Whether no node may be used."""
+        return not self._proven
+
+    def error(self) -> NotSharedError:
+        """Return what to raise when nodes have failed."""
+        nodes = "\n  ".join(self.failed.values())
+        if self._setup.storage is not None:
+            return NotSharedError(
+                f"these nodes do not reach the storage {self._setup.storage}:\n  {nodes}\nnothing was started; give "
+                "them credentials (environment or files, on each machine) and a way to it"
+            )
+        return NotSharedError(
+            f"the run directory {self._setup.run_dir} is not shared with these nodes:\n  {nodes}\nnothing was started; "
+            "put --video_base_dir on a file system that all nodes mount at this path, or give --storage "
+            "s3://BUCKET/FOLDER (or gs://, sftp://) to send videos there, or --collect to send them to this machine"
+        )
+
+    def close(self) -> None:
+        """Remove what the probes left."""
+        _internal_kv_del(self._key.encode(), del_by_prefix=True)
+        if self._folder is not None:
+            self._folder.close()
+
+
+def wait_for_proof(key: str, node_id: str) -> None:
+    """Wait in a worker until its node may begin; where it may not, the driver ends the worker.
+
+    Raises:
+        RuntimeError: If nobody says so.
+    """
+    give_up = time.monotonic() + 2 * PROBE_S
+    while not _internal_kv_exists(f"{key}{node_id}".encode()):
+        if time.monotonic() > give_up:
+            raise RuntimeError(f"node {node_id} was not told whether it reaches the run directory")
+        time.sleep(ASK_S)
