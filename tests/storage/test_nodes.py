@@ -1,0 +1,252 @@
+"""Two nodes whose directories are really two: the second raylet lives in a mount namespace of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arena_ray import RunResult, evaluate
+from arena_ray.errors import NotSharedError
+from tests.chaos.scenes import events, nothing_lives, wait_until
+from tests.comparing import outcome
+from tests.storage.servers import S3, environment, running
+from tests.storage.test_runs import hold_videos_to
+from tests.worlds import walk_job
+
+pytestmark = [pytest.mark.ray, pytest.mark.heavy]
+
+REPOSITORY = Path(__file__).parents[2]
+
+#: From the command to the message, on two busy cores; joining Ray and a worker's start are most of it, seconds.
+DETECTED_S = 40.0
+
+HAS = {"num_cpus": 1, "object_store_memory": 80_000_000}
+
+
+def job(**changes: Any) -> dict[str, Any]:
+    """A job whose two workers are on two nodes, for one does not hold both."""
+    env = {"cameras": ["wrist"], "max_length": 12, "step_s": 0.05, **changes.pop("env_kwargs", {})}
+    video = {"record_viewport_video": True, "record_camera_video": True}
+    return {"jobs": [walk_job(env_kwargs=env, video=video, resources={"num_cpus": 1}, **changes)]}
+
+
+class TwoNodes:
+    """A Ray whose second node has other directories.
+
+    Args:
+        folder: What is another directory on the second node: a file system of its own is mounted there.
+        servers: Tells the nodes where servers are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.apart, self.temporary = folder / "apart", folder / "tmp2"
+        self.apart.mkdir()
+        self.temporary.mkdir()
+        self.cluster = Cluster(initialize_head=True, head_node_args=HAS)
+        self.address = str(self.cluster.address)
+        self._raylets: list[subprocess.Popen[bytes]] = []
+
+    def join(self) -> None:
+        """Start the second node, and wait until it is there."""
+        import ray
+
+        before = sum(node["Alive"] for node in ray.nodes()) if ray.is_initialized() else 1
+        script = (
+            f"mount -t tmpfs tmpfs {self.apart} && mkdir -p {self.apart}/runs && exec {sys.executable} -m "
+            f"ray.scripts.scripts start --address={self.address} --num-cpus=1 --num-gpus=0 "
+            f"--object-store-memory={HAS['object_store_memory']} --block"
+        )
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        variables = {**os.environ, "TMPDIR": str(self.temporary)}
+        command = ["unshare", "-m", "sh", "-c", script]
+        self._raylets.append(subprocess.Popen(command, env=variables, start_new_session=True, **quiet))
+        if ray.is_initialized():
+            assert wait_until(lambda: sum(node["Alive"] for node in ray.nodes()) > before, 60)
+
+    def close(self) -> None:
+        import ray
+
+        ray.shutdown()
+        for raylet in self._raylets:
+            raylet.terminate()  # `ray start --block` ends what it started.
+            try:
+                raylet.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(raylet.pid, 9)
+        self.cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    """Before the nodes, which must find it."""
+    with running(S3()) as server, environment(server.environment()):
+        yield server
+
+
+@pytest.fixture(scope="module")
+def head(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
+    import ray
+
+    allowed = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True)
+    if allowed.returncode != 0:
+        pytest.skip(f"mount namespaces are not allowed here: {allowed.stderr!r}")
+    if ray.is_initialized():
+        ray.shutdown()
+    nodes = TwoNodes(tmp_path_factory.mktemp("nodes"))
+    try:
+        ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
+        yield nodes
+    finally:
+        nodes.close()
+
+
+@pytest.fixture(scope="module")
+def nodes(head: TwoNodes) -> TwoNodes:
+    head.join()
+    return head
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    return evaluate(job(), inline=True, video_base_dir=str(tmp_path_factory.mktemp("plain")))
+
+
+def workers(result: RunResult) -> set[int]:
+    return {record.worker.pid for record in result.records() if record.worker is not None}
+
+
+def test_a_node_that_joins_without_the_directory_is_not_used(head: TwoNodes, plain: RunResult) -> None:
+    """It joins in the middle: the run goes on without it, and says so."""
+    import threading
+
+    late = threading.Timer(0.0, head.join)
+
+    class JoinsLate:
+        def __getattr__(self, name: str) -> Callable[..., None]:
+            return lambda *_: None
+
+        def recorded(self, record: Any) -> None:
+            if record.episode == 0:
+                late.start()
+
+    base = str(head.apart / "runs")
+    slow = job(num_episodes=8, env_kwargs={"step_s": 0.4})
+    result = evaluate(slow, video_base_dir=base, observer=JoinsLate(), chunk_size=1)
+    late.join(60)
+    assert outcome(result) == outcome(plain)
+    hold_videos_to(result, plain)
+    losses = events(result.run_dir, "worker_lost")
+    assert losses, "the second node joined too late for the test"
+    assert {event["cause"] for event in losses} == {"unshared"}
+    assert "does not see what the driver wrote" in losses[0]["message"]
+    assert all(record.attempt == 1 for record in result.records())
+    assert not list(result.run_dir.glob(".shared*"))
+
+
+def test_a_directory_that_is_not_shared_is_found_in_seconds(nodes: TwoNodes, tmp_path: Path) -> None:
+    (tmp_path / "jobs.json").write_text(json.dumps(job()))
+    base = str(nodes.apart / "runs2")
+    words = ["run", str(tmp_path / "jobs.json"), "--address", nodes.address, "--video_base_dir", base]
+    began = time.monotonic()
+    command = [sys.executable, "-m", "arena_ray.cli", *words]
+    ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    took = time.monotonic() - began
+    said = " ".join(ran.stderr.split())
+    assert ran.returncode == 3, ran.stderr
+    assert "is not shared with these nodes" in said
+    assert base in said
+    for remedy in ("--video_base_dir", "--storage s3://", "--collect"):
+        assert remedy in said
+    assert ran.stdout == ""
+    assert list(Path(base).iterdir()) == []
+    assert took < DETECTED_S
+
+
+def test_a_directory_of_the_same_name_is_another_directory(nodes: TwoNodes) -> None:
+    """On the second node `runs` exists."""
+    with pytest.raises(NotSharedError, match="does not see what the driver wrote there"):
+        evaluate(job(), video_base_dir=str(nodes.apart / "runs"))
+
+
+def test_a_shared_directory_is_proven(nodes: TwoNodes, tmp_path: Path, plain: RunResult) -> None:
+    result = evaluate(job(), video_base_dir=str(tmp_path / "runs"), chunk_size=1)
+    assert outcome(result) == outcome(plain)
+    hold_videos_to(result, plain)
+    assert len(workers(result)) == 2
+    assert {path.name for path in result.run_dir.iterdir() if path.is_file()} == {
+        "run.json",
+        "summary.json",
+        "episodes.jsonl",
+        "events.jsonl",
+    }
+    assert not list(result.run_dir.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param({"collect": True}, id="collect"),
+        pytest.param({"storage": "s3://videos/runs"}, id="storage"),
+    ],
+)
+def test_files_come_home_from_nodes_that_share_nothing(
+    nodes: TwoNodes, plain: RunResult, flags: dict[str, Any]
+) -> None:
+    result = evaluate(job(), video_base_dir=str(nodes.apart / "runs"), chunk_size=1, **flags)
+    assert outcome(result) == outcome(plain)
+    assert len(workers(result)) == 2
+    hold_videos_to(result, plain)
+    if "collect" in flags:
+        assert len(list(result.run_dir.glob("walk/logs/*.log"))) == 2
+    nothing_lives(result)
+    assert nothing_is_staged(nodes, result)
+
+
+def nothing_is_staged(nodes: TwoNodes, result: RunResult) -> bool:
+    import tempfile
+
+    mark = json.loads((result.run_dir / "run.json").read_text())["mark"]
+    places = (Path(tempfile.gettempdir()), nodes.temporary)
+    return not any((place / f"{mark}.staging").exists() for place in places)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param({"collect": True}, id="collect"),
+        pytest.param({"storage": "s3://videos/runs"}, id="storage"),
+    ],
+)
+def test_workers_that_are_killed_leave_what_is_of_worth(
+    nodes: TwoNodes, plain: RunResult, flags: dict[str, Any]
+) -> None:
+    """An episode that kills its worker each time: its broken videos come too, those of its neighbours do not."""
+    deadly = job(env_kwargs={"poison": [2], "deed": "kill", "poison_step": 1})
+    result = evaluate(
+        deadly, video_base_dir=str(nodes.apart / "runs"), max_attempts=2, continue_on_error=True, chunk_size=4, **flags
+    )
+    expected = [row for row in outcome(plain) if row["episode"] != 2]
+    assert [row for row in outcome(result) if row["episode"] != 2] == expected
+    assert [record.episode for record in result.records() if record.status != "completed"] == [2]
+    partial = [name for name in all_files(result) if ".partial.mp4" in name]
+    assert partial
+    assert {name.split("-episode-")[1].split(".")[0] for name in partial} == {"2"}
+    assert nothing_is_staged(nodes, result)
+
+
+def all_files(result: RunResult) -> list[str]:
+    if result.storage is None:
+        return [path.name for path in result.run_dir.rglob("*") if path.is_file()]
+    import fsspec
+
+    return [path.rpartition("/")[2] for path in fsspec.filesystem("s3", skip_instance_cache=True).find(result.storage)]
