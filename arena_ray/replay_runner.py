@@ -36,6 +36,7 @@ from arena_ray.report.page_writer import PageWriter
 from arena_ray.results import ReplayResult, RunResult, named
 from arena_ray.run_dir import RunDir, move_to_free_name
 from arena_ray.specs import EvalJob
+from arena_ray.storage import send_all
 
 logger = logging.getLogger(__name__)
 
@@ -298,6 +299,7 @@ class _ReplayJournal(Narrator):
         """Bring ``summary.json`` up to date, and return what the replay came to."""
         self._log.close()
         _add_videos_to_summary(self._run_dir)
+        self._send_to_storage()
         result = RunResult.load(self._run_dir.path)
         PageWriter(self._run_dir.path).finish(result)
         self.tell("finished", result)
@@ -310,6 +312,19 @@ class _ReplayJournal(Narrator):
             notes=tuple(dict.fromkeys((*self._order.notes, *self._seeding_notes()))),
             error=verdicts[self._job][1],
         )
+
+    def _send_to_storage(self) -> None:
+        """Put the videos, and what names them, where the other videos of the run are."""
+        uri = self._run_dir.read_run().get("storage")
+        if uri is None:
+            return
+        videos = [self._run_dir.path / video.path for replay in self._replays.values() for video in replay.videos]
+        patience_s = self._order.plan.settings.storage_timeout
+        problem = send_all(uri, self._run_dir.path, [*videos, *self._run_dir.documents()], patience_s)
+        if problem is not None:
+            self.event(
+                "warning", job=self._job, message=f"{uri} lacks videos, which are in the run directory: {problem}"
+            )
 
     def _seeding_notes(self) -> Iterator[str]:
         return (message for (_, topic), message in self._notes.items() if topic == "seed_ignored")

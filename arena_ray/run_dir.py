@@ -233,7 +233,8 @@ class RunDir:
     def records(self) -> Iterator[EpisodeRecord]:
         """Yield the records of ``episodes.jsonl`` in the order in which they were written.
 
-        The videos that ``replays.jsonl`` adds to an episode, and that are still there, stand behind its own.
+        The videos that ``replays.jsonl`` adds to an episode, and that are still there (or in the run's storage), stand
+        behind its own.
 
         Raises:
             RunDirError: If a whole line is not a record; a torn last line is passed over.
@@ -277,9 +278,10 @@ class RunDir:
     def _added_videos(self) -> dict[tuple[str, int], list[VideoFile]]:
         """Return by job and episode the videos of equal replays."""
         added: dict[tuple[str, int], list[VideoFile]] = {}
+        elsewhere = self.replays_file.exists() and self.read_run().get("storage") is not None
         for replay in self.replays():
             if replay.equal:
-                there = [video for video in replay.videos if (self.path / video.path).is_file()]
+                there = [video for video in replay.videos if elsewhere or (self.path / video.path).is_file()]
                 added.setdefault((replay.job, replay.episode), []).extend(there)
         return added
 

@@ -11,6 +11,7 @@ from arena_ray.storage.leftovers import deliver_leftovers
 from arena_ray.storage.mirror import Mirror
 from arena_ray.storage.proof import FolderProof, prove, prove_storage
 from arena_ray.storage.staging import open_staging, remove_staging
+from arena_ray.storage.upload import send_all
 
 __all__ = [
     "NOT_DELIVERED",
@@ -29,4 +30,5 @@ __all__ = [
     "prove",
     "prove_storage",
     "remove_staging",
+    "send_all",
 ]

@@ -17,7 +17,7 @@ from arena_ray.storage.address import open_storage
 
 #: How long what others wrote may take to be seen, seconds: NFS looks at a folder that it knows anew after up to 60,
 #: but a name that it has never looked up is looked up at once.
-SEEN_S = 10.0
+SEEN_S = 5.0
 
 #: How often to look.
 LOOK_S = 0.1

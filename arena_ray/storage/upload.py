@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent import futures
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class Uploader:
         self._threads = futures.ThreadPoolExecutor(THREADS, thread_name_prefix="upload")
         self._connection = threading.local()
         self._failing_since: float | None = None
+        self._closed = False
 
     def submit(self, source: Path, path: str) -> futures.Future[None]:
         """Send a file in a thread; what comes of it is `UploadError` or nothing."""
@@ -63,7 +64,7 @@ class Uploader:
             except Exception as error:
                 since = self._failing_since = self._failing_since or time.monotonic()
                 gone = not source.exists()
-                if gone or time.monotonic() - since + wait_s > self._patience_s:
+                if gone or self._closed or time.monotonic() - since + wait_s > self._patience_s:
                     raise UploadError(f"{type(error).__name__}: {error}") from error
                 logger.warning("%s: %s; tried again in %.2g s", path, error, wait_s)
             time.sleep(wait_s * random.uniform(0.5, 1.0))  # Workers that failed together should not return together.
@@ -77,8 +78,25 @@ class Uploader:
         self._connection.storage = storage
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Let go of the threads; what has not been sent is not tried again."""
+        self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def send_all(uri: str, folder: Path, files: Iterable[Path], patience_s: float) -> str | None:
+    """Send files of a folder under their names relative to it; return what went wrong first, if anything did.
+
+    Files that do not exist are passed over.
+    """
+    uploader, problem = Uploader(uri, patience_s), None
+    for file in files:
+        if file.exists():
+            try:
+                uploader.upload(file, file.relative_to(folder).as_posix())
+            except UploadError as error:
+                problem = problem or f"{file.name}: {error}"
+    uploader.close()
+    return problem
 
 
 def put_whole(storage: Storage, source: Path, path: str) -> None:
