@@ -275,10 +275,17 @@ class RunDir:
         """
         yield from _read_lines(self.replays_file, EpisodeReplay.from_json, "a replay")
 
+    def _has_storage(self) -> bool:
+        """Return whether the run's videos are in a storage."""
+        try:
+            return self.read_run().get("storage") is not None
+        except RunDirError:
+            return False
+
     def _added_videos(self) -> dict[tuple[str, int], list[VideoFile]]:
         """Return by job and episode the videos of equal replays."""
         added: dict[tuple[str, int], list[VideoFile]] = {}
-        elsewhere = self.replays_file.exists() and self.read_run().get("storage") is not None
+        elsewhere = self.replays_file.exists() and self._has_storage()
         for replay in self.replays():
             if replay.equal:
                 there = [video for video in replay.videos if elsewhere or (self.path / video.path).is_file()]

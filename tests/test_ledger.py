@@ -100,6 +100,18 @@ def test_only_episodes_in_flight_are_charged_and_they_are_tried_alone() -> None:
     assert [(piece.episodes, piece.attempt) for piece in again] == [((1,), 2), ((2,), 2), ((3, 4, 5), 1)]
 
 
+def test_episodes_that_have_ended_are_not_charged_for_what_happens_before_their_records_come() -> None:
+    book = ledger(job(num_episodes=4, num_envs=2), size=4, max_attempts=1)
+    chunk = take(book)
+    for episode in (0, 1, 2):
+        book.started("a", chunk.index, episode)
+    book.ended("a", chunk.index, [0, 1])
+    loss = lose(book, "a", chunk.index, "died", "killed")
+    assert [one.episode for one in loss.exhausted] == [2, 3]
+    assert loss.requeued == (0, 1)
+    assert book.record(record(take(book), 0))
+
+
 def test_a_poisonous_episode_is_given_up_and_its_neighbours_lose_nothing() -> None:
     book = ledger(job(num_episodes=4), size=4, continue_on_error=True)
     attempts = []
