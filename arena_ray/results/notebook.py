@@ -7,10 +7,11 @@ import html
 import itertools
 import os
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arena_ray.errors import ArenaError
 from arena_ray.records import EpisodeRecord, VideoFile
 from arena_ray.results import table
 
@@ -63,7 +64,8 @@ def _style(column: int) -> str:
 def _figures(result: RunResult) -> Iterator[str]:
     """Yield the videos with what they show, and how many there are besides."""
     videos = _failures_first(result)
-    there = ((record, video, path) for record, video in videos if (path := result.run_dir / video.path).is_file())
+    paths = _paths_here(result, (video.path for _, video in videos))
+    there = ((record, video, path) for (record, video), path in zip(videos, paths, strict=True) if path.is_file())
     together = 0
     for record, video, path in itertools.islice(there, MOST_VIDEOS):
         inside = video.bytes <= MOST_BYTES and together + video.bytes <= MOST_BYTES_TOGETHER
@@ -71,6 +73,17 @@ def _figures(result: RunResult) -> Iterator[str]:
         yield _figure(record, video, _embedded(path) if inside else _reference(path))
     if len(videos) > MOST_VIDEOS:
         yield f"<p>and {len(videos) - MOST_VIDEOS} videos more, in the run directory</p>"
+
+
+def _paths_here(result: RunResult, paths: Iterable[str]) -> Iterator[Path]:
+    """Yield where videos are, each fetched when its turn comes; a storage that fails once is not asked again."""
+    asks = True
+    for path in paths:
+        try:
+            yield result.fetched([path])[0] if asks else result.run_dir / path
+        except ArenaError:
+            asks = False
+            yield result.run_dir / path
 
 
 def _failures_first(result: RunResult) -> list[tuple[EpisodeRecord, VideoFile]]:

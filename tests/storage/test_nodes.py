@@ -194,6 +194,7 @@ def test_a_shared_directory_is_proven(nodes: TwoNodes, tmp_path: Path, plain: Ru
         "summary.json",
         "episodes.jsonl",
         "events.jsonl",
+        "report.html",
     }
     assert not list(result.run_dir.glob(".*"))
 
