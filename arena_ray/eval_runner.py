@@ -362,6 +362,8 @@ class Run(Generic[ResultT]):
         for exhausted in verdict.exhausted:
             self._given_up.add((chunk.job.name, exhausted.episode))
             self._commit(_exhausted_record(chunk, exhausted, loss))
+        if loss.cause == "unshared":
+            self._journal.note(chunk, Notice(topic=f"unshared {loss.place}", message=loss.message))
         if loss.place is not None and FAULTS[loss.cause].charged:
             self._suspect(loss.place, chunk, verdict, pool)
 

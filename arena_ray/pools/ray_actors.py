@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -90,7 +91,8 @@ class RayPool:
         """
         self._mark = setup.mark or self._mark
         self._setup, self._told = ray.put(setup), setup
-        is_mine = self._owns_ray and self._settings.address is None and len(self._cluster.nodes()) == 1
+        joined = self._settings.address or os.environ.get("RAY_ADDRESS")
+        is_mine = self._owns_ray and not joined and len(self._cluster.nodes()) == 1
         if setup.collect or is_mine:
             return
         self._proofs = NodeProofs(setup, trusted=() if setup.storage else (self._here,))

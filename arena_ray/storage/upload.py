@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import random
 import threading
 import time
@@ -40,14 +41,31 @@ class Uploader:
 
     def __init__(self, uri: str, patience_s: float) -> None:
         self._uri, self._patience_s = uri, patience_s
-        self._threads = futures.ThreadPoolExecutor(THREADS, thread_name_prefix="upload")
+        self._waiting: queue.SimpleQueue[tuple[futures.Future[None], Path, str] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
         self._connection = threading.local()
         self._failing_since: float | None = None
         self._closed = False
 
     def submit(self, source: Path, path: str) -> futures.Future[None]:
         """Send a file in a thread; what comes of it is `UploadError` or nothing."""
-        return self._threads.submit(self.upload, source, path)
+        upload: futures.Future[None] = futures.Future()
+        self._waiting.put((upload, source, path))
+        if len(self._threads) < THREADS:
+            # Not those of `concurrent.futures`, which keep a process that is to end at once.
+            self._threads.append(threading.Thread(target=self._work, name="upload", daemon=True))
+            self._threads[-1].start()
+        return upload
+
+    def _work(self) -> None:
+        while (work := self._waiting.get()) is not None:
+            upload, source, path = work
+            try:
+                self.upload(source, path)
+            except BaseException as error:
+                upload.set_exception(error)
+            else:
+                upload.set_result(None)
 
     def upload(self, source: Path, path: str) -> None:
         """Send a file, and check that the storage has all of it.
@@ -80,7 +98,8 @@ class Uploader:
     def close(self) -> None:
         """Let go of the threads; what has not been sent is not tried again."""
         self._closed = True
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for _ in self._threads:
+            self._waiting.put(None)
 
 
 def send_all(uri: str, folder: Path, files: Iterable[Path], patience_s: float) -> str | None:

@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -53,13 +54,18 @@ class Server:
         """End the program, and every connection that it has."""
         if self._process is None:
             return
+        self.signal(signal.SIGKILL)
+        self._process.wait(10)
+        self._process = None
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the program and those that serve its connections."""
+        assert self._process is not None
         session = self._process.pid
         for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
             with contextlib.suppress(OSError):
                 if os.getsid(pid) == session or _parent(pid) == session:
-                    os.kill(pid, 9)
-        self._process.wait(10)
-        self._process = None
+                    os.kill(pid, number)
 
 
 def _parent(pid: int) -> int:

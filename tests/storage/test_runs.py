@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +19,9 @@ import pytest
 from arena_ray import ConfigError, RunResult, compare, evaluate, replay, resume
 from arena_ray.errors import RunDirError
 from arena_ray.storage import NOT_DELIVERED
+from tests.chaos.scenes import wait_until
 from tests.comparing import decode, outcome, shown_steps
-from tests.storage.servers import S3
+from tests.storage.servers import S3, environment, running
 from tests.worlds import walk_job
 
 REPOSITORY = Path(__file__).parents[2]
@@ -188,6 +191,32 @@ def test_a_storage_that_stays_away_costs_the_videos_and_says_so(tmp_path: Path, 
     told = [event for event in events if event.get("topic") == "not_delivered"]
     assert len(told) == 16
     assert any(event.get("topic") == "not_mirrored" for event in events)
+
+
+def test_a_server_that_hangs_keeps_no_driver_that_is_to_end(tmp_path: Path) -> None:
+    with running(S3()) as server, environment(server.environment()):
+        slow = {
+            "jobs": [walk_job(num_episodes=200, env_kwargs={"step_s": 0.02}, video={"record_viewport_video": True})]
+        }
+        (tmp_path / "jobs.json").write_text(json.dumps(slow))
+        words = ["run", str(tmp_path / "jobs.json"), "--inline", "--video_base_dir", str(tmp_path / "runs")]
+        command = [sys.executable, "-m", "arena_ray.cli", *words, "--storage", "s3://videos/runs"]
+        driver = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            assert wait_until(lambda: any(len(path.read_text()) for path in tmp_path.glob("runs/*/episodes.jsonl")), 90)
+            server.signal(signal.SIGSTOP)
+            time.sleep(1)
+            began = time.monotonic()
+            driver.send_signal(signal.SIGTERM)
+            assert driver.wait(30) == 143
+            assert time.monotonic() - began < 15  # A second for the last copy, and what two busy cores take.
+        finally:
+            server.signal(signal.SIGCONT)
+            driver.kill()
+            driver.wait(10)
+        (run_dir,) = (tmp_path / "runs").iterdir()
+        assert RunResult.load(run_dir).status == "interrupted"
+        assert not list(Path("/tmp").glob(f"{json.loads((run_dir / 'run.json').read_text())['mark']}*"))
 
 
 def test_a_resumed_run_goes_on_in_its_storage(tmp_path: Path, s3: S3, plain: RunResult) -> None:
