@@ -60,6 +60,8 @@ RESERVED = {
     "av": {"video"},
     "imageio_ffmpeg": {"video"},
     "fsspec": {"storage"},
+    "s3fs": {"storage"},
+    "gcsfs": {"storage"},
     "paramiko": {"storage"},
     "tensorboard": {"trackers/tensorboard.py"},
     "mlflow": {"trackers/mlflow.py"},

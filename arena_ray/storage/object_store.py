@@ -14,12 +14,7 @@ PART_BYTES = 8 * PIECE_BYTES
 #: A server that does not answer is given up after so long, seconds.
 CONNECT_S, READ_S = 10, 60
 
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "s3": {
-        "config_kwargs": {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": {"total_max_attempts": 2}}
-    },
-    "gs": {},
-}
+_S3_OPTIONS = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": {"total_max_attempts": 2}}
 
 
 class ObjectStore:
@@ -33,14 +28,13 @@ class ObjectStore:
     """
 
     def __init__(self, uri: str) -> None:
-        import fsspec
-
         self.uri = uri.rstrip("/")
-        scheme = urlsplit(uri).scheme
-        self._put_options = {"chunksize": PART_BYTES, **({"max_concurrency": 1} if scheme == "s3" else {})}
-        self._files = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True, **_OPTIONS[scheme])
-        if scheme == "s3":
-            self._files.retries = 1  # Ours are counted and told; its own would hide an outage for long.
+        self._put_options: dict[str, Any] = {"chunksize": PART_BYTES}
+        if urlsplit(uri).scheme == "s3":
+            self._put_options["max_concurrency"] = 1
+            self._files = _open_s3()
+        else:
+            self._files = _open_gs()
 
     def put(self, source: Path, path: str) -> int:
         """Store a local file; see `Storage`."""
@@ -55,3 +49,18 @@ class ObjectStore:
     def remove(self, path: str) -> None:
         """Remove an object; see `Storage`."""
         self._files.rm_file(f"{self.uri}/{path}")
+
+
+def _open_s3() -> Any:
+    import s3fs
+
+    files = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True, config_kwargs=_S3_OPTIONS)
+    files.retries = 1  # Ours are counted and told; its own would hide an outage for long.
+    return files
+
+
+def _open_gs() -> Any:
+    # Not what `fsspec.filesystem("gs")` gives: that asks a second service what kind of bucket it is, for a minute.
+    from gcsfs.core import GCSFileSystem
+
+    return GCSFileSystem(use_listings_cache=False, skip_instance_cache=True, requests_timeout=READ_S)

@@ -4,13 +4,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.storage.servers import S3, Sshd, environment, need_sshd, running
+from tests.storage.servers import S3, Gs, Sshd, environment, need_sshd, running
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3]:
     """A real S3 server; this process and its children find it."""
     with running(S3()) as server, environment(server.environment()):
+        yield server
+
+
+@pytest.fixture(scope="module")
+def gs() -> Iterator[Gs]:
+    """An emulated Google Cloud Storage; this process and its children find it."""
+    with running(Gs()) as server, environment(server.environment()):
         yield server
 
 

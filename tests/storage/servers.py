@@ -1,9 +1,10 @@
-"""Real servers on loopback: an S3 (moto's) and an sshd."""
+"""Real servers on loopback: an S3 (moto's), a Google Cloud Storage (an emulator), and an sshd."""
 
 from __future__ import annotations
 
 import contextlib
 import getpass
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,26 @@ class S3(Server):
             "AWS_SECRET_ACCESS_KEY": "testing",
             "AWS_DEFAULT_REGION": "us-east-1",
         }
+
+
+class Gs(Server):
+    """An emulated Google Cloud Storage with one bucket, ``videos``."""
+
+    def __init__(self) -> None:
+        port = free_port()
+        program = str(Path(sys.executable).parent / "gcp-storage-emulator")
+        super().__init__([program, "start", "--host=127.0.0.1", f"--port={port}", "--in-memory"], port)
+
+    def start(self) -> None:
+        super().start()
+        body = json.dumps({"name": "videos"}).encode()
+        bucket = f"http://127.0.0.1:{self.port}/storage/v1/b?project=tests"
+        request = urllib.request.Request(bucket, data=body, headers={"Content-Type": "application/json"})
+        urllib.request.urlopen(request, timeout=20).close()
+
+    def environment(self) -> dict[str, str]:
+        """Return what tells a process where it is."""
+        return {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{self.port}", "FSSPEC_GS_TOKEN": "anon"}
 
 
 class Sshd(Server):
