@@ -24,7 +24,7 @@ import click
 from arena_ray import __version__
 from arena_ray.analysis_commands import compare, export, plan
 from arena_ray.command import Command
-from arena_ray.errors import ArenaError, NotEnoughResourcesError, NotSharedError
+from arena_ray.errors import ArenaError, ClusterError, NotEnoughResourcesError, NotSharedError
 from arena_ray.report_commands import report, serve
 from arena_ray.specs import POLICY_TYPES, RunSettings
 
@@ -347,7 +347,7 @@ def run_command(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 128 + signal.SIGINT
-    except (NotEnoughResourcesError, NotSharedError) as error:
+    except (NotEnoughResourcesError, NotSharedError, ClusterError) as error:
         click.echo(f"error: {error}", err=True)
         return 3
     except ArenaError as error:

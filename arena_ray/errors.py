@@ -8,6 +8,7 @@
       ExtensionError           no further episodes can decide a comparison of two runs; nothing started
       NotEnoughResourcesError  no node of the cluster can ever run a worker of some job
       NotSharedError           nodes do not reach what the run writes to; nothing started
+      ClusterError             the cluster cannot run this: other versions, a missing package; nothing started
       PolicyError              a policy answered with something that is not a batch of actions
 
 An episode that fails is not an exception: it is an `EpisodeRecord` with status ``error``.
@@ -49,6 +50,10 @@ class NotEnoughResourcesError(ArenaError):
 
 class NotSharedError(ArenaError):
     """Nodes that would run workers do not reach the run directory, or the storage (exit code 3); nothing started."""
+
+
+class ClusterError(ArenaError):
+    """The cluster cannot run what was asked for: other versions, a missing package (exit code 3); nothing started."""
 
 
 class PolicyError(ArenaError):

@@ -27,6 +27,7 @@ from arena_ray.pools.base import ChunkEvents, ChunkFinished, Place, PoolEvent, W
 from arena_ray.pools.burials import CLOSE_S, Burials
 from arena_ray.pools.losses import Inquiry
 from arena_ray.pools.node_proofs import NodeProofs
+from arena_ray.pools.node_survey import check_nodes
 from arena_ray.pools.ray_cluster import Cluster, Room, connect, demand_table
 from arena_ray.pools.ray_worker import PIECES_AHEAD, Born, deliver_leftovers_on, start_actor
 from arena_ray.pools.roster import Order, Worker
@@ -66,6 +67,7 @@ class RayPool:
 
     def __init__(self, settings: RunSettings) -> None:
         self._settings = settings
+        self._is_started_here = not (ray.is_initialized() or settings.address or os.environ.get("RAY_ADDRESS"))
         self._owns_ray = connect(settings.address)
         self._stop_key = f"arena_ray:stop:{uuid.uuid4().hex}".encode()
         self._setup: Any = None
@@ -106,15 +108,18 @@ class RayPool:
         return {"pool": "ray", "nodes": nodes}
 
     def check(self, jobs: Sequence[EvalJob]) -> None:
-        """Check that for each job some node could run a worker.
+        """Check that for each job some node could run a worker, and that nodes have what a worker needs.
 
         Raises:
             NotEnoughResourcesError: With a table of demand against supply.
+            ClusterError: If a node lacks this package, or has other versions.
         """
         self._jobs = jobs
         lacking = [job for job in jobs if not self._cluster.room().fits(job.resources)]
         if lacking:
             raise NotEnoughResourcesError(demand_table(lacking, self._cluster.nodes()))
+        if not self._is_started_here:
+            check_nodes()
 
     def _bad_nodes(self) -> set[str]:
         unproven = self._proofs.failed if self._proofs is not None else {}

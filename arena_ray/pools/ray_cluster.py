@@ -5,18 +5,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import socket
 import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import ray
 
-from arena_ray.errors import ConfigError
+from arena_ray.errors import ClusterError, ConfigError
+from arena_ray.pools.ray_access import SAME_VERSIONS, check_access, refuse_ray_client, token_problem
 from arena_ray.specs import EvalJob, Resources
-
-#: How long the cluster's head may take to accept a connection, seconds.
-CONNECT_S = 5.0
 
 #: How old the list of nodes may be; a node that joins is used after so long.
 NODES_FRESH_S = 1.0
@@ -123,42 +120,32 @@ def _row(name: str, amounts: dict[str, float]) -> str:
 
 
 def connect(address: str | None) -> bool:
-    """Connect to Ray or start it; return whether this process started it."""
-    if address is not None and address.startswith("ray://"):
-        raise ConfigError(
-            f"address {address!r}: Ray Client loses a run after 30 s without connection; run on a machine of the "
-            "cluster with --address auto, or submit the run as a job"
-        )
+    """Connect to Ray or start it; return whether this process started it.
+
+    Args:
+        address: ``auto``, ``HOST:PORT``, or ``None``: what `RAY_ADDRESS` says, else Ray is started on this machine.
+
+    Raises:
+        ConfigError: If the address, or the token, cannot be used.
+        ClusterError: If Ray there is of another version, or another Python's.
+    """
+    known = address or os.environ.get("RAY_ADDRESS")
+    refuse_ray_client(known)
     if ray.is_initialized():
         return False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    known = address or os.environ.get("RAY_ADDRESS")
-    _check_reachable(known)
     if known is None:
         ray.init(address="local", include_dashboard=False, **quiet)
         return True
+    check_access(os.environ.get("RAY_ADDRESS") or known if known == "auto" else known)
     try:
         ray.init(address=address, **quiet)
+    except ray.exceptions.AuthenticationError as error:
+        raise ConfigError(token_problem(known)) from error
     except (ConnectionError, RuntimeError, ValueError) as error:
+        if "mismatch" in str(error).lower():
+            raise ClusterError(f"Ray at {known!r} does not fit this process: {error}; {SAME_VERSIONS}") from error
         raise ConfigError(
             f"cannot connect to Ray at {known!r}: {error}; check that it runs there (ray status)"
         ) from error
     return True
-
-
-def _check_reachable(address: str | None) -> None:
-    """Check that somebody listens at ``HOST:PORT``: Ray itself would try for many minutes.
-
-    Raises:
-        ConfigError: If nobody does.
-    """
-    host, _, port = (address or "").rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"nobody listens at {address!r} ({error}); give the address that `ray start --head` printed, or leave "
-            "--address out to start Ray on this machine"
-        ) from error

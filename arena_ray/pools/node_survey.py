@@ -1,0 +1,155 @@
+"""What the nodes of a cluster say about themselves: one small task on each, side by side, with a deadline.
+
+The tasks are sent by value, so that a node without this package can say so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import ray
+
+from arena_ray import __version__
+from arena_ray.errors import ClusterError
+from arena_ray.pools.ray_access import SAME_VERSIONS
+
+#: How long a node may take to say which versions it has, seconds; a node's first process may take some.
+VERSIONS_S = 20.0
+
+#: What a task ends with on a node that dies, or is being drained.
+_GONE = (
+    ray.exceptions.TaskUnschedulableError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.LocalRayletDiedError,
+    ray.exceptions.ObjectLostError,
+)
+
+#: Nodes that fitted this process; they are not asked again.
+_fitting: set[str] = set()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NodeAnswer:
+    """What a node said.
+
+    Attributes:
+        node_id: Ray's id.
+        host: Its address.
+        said: What the task returned; ``None``: nothing.
+        problem: Why not.
+        gone: Whether that is because it is on its way out, or does not answer now.
+    """
+
+    node_id: str
+    host: str
+    said: Any
+    problem: str | None = None
+    gone: bool = False
+
+
+def ask_nodes(
+    make_task: Callable[[], Callable[..., Any]], timeout_s: float, *args: Any, without: Iterable[str] = ()
+) -> list[NodeAnswer]:
+    """Run a function on every node that is alive, and return what each said.
+
+    Args:
+        make_task: Returns the function; one that it defines inside is sent by value.
+        timeout_s: A node that has not answered after so long has a problem.
+        *args: Handed to the function.
+        without: Ids of nodes that are left out.
+    """
+    nodes = {entry["NodeID"]: entry["NodeManagerAddress"] for entry in ray.nodes() if entry["Alive"]}  # type: ignore[no-untyped-call]
+    remote: Any = ray.remote(make_task())
+    asked = {
+        remote.options(num_cpus=0, max_retries=0, scheduling_strategy=_on(node_id)).remote(*args): node_id
+        for node_id in nodes.keys() - set(without)
+    }
+    if not asked:
+        return []
+    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_s)
+    answers = [_answer(asked[task], nodes[asked[task]], task) for task in ready]
+    for task in late:
+        ray.cancel(task, force=True)
+        answers.append(NodeAnswer(asked[task], nodes[asked[task]], None, f"no answer in {timeout_s:g} s", gone=True))
+    return sorted(answers, key=lambda answer: (answer.host, answer.node_id))
+
+
+def _on(node_id: str) -> Any:
+    return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+
+def _answer(node_id: str, host: str, task: Any) -> NodeAnswer:
+    try:
+        return NodeAnswer(node_id, host, ray.get(task))
+    except _GONE as error:
+        return NodeAnswer(node_id, host, None, type(error).__name__, gone=True)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        return NodeAnswer(node_id, host, None, f"{type(error).__name__}: {lines[-1]}")
+
+
+def own_versions() -> dict[str, str | None]:
+    """Return what has to be the same on every node: Ray, the minor version of Python, this package."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"ray": ray.__version__, "python": python, "arena-ray": __version__}
+
+
+def _make_versions_task() -> Callable[[], dict[str, str | None]]:
+    def versions() -> dict[str, str | None]:
+        import platform
+
+        import ray
+
+        try:
+            import arena_ray
+        except ImportError:
+            own = None
+        else:
+            own = arena_ray.__version__
+        python = ".".join(platform.python_version_tuple()[:2])
+        return {"ray": ray.__version__, "python": python, "arena-ray": own}
+
+    return versions
+
+
+def ask_versions(without: Iterable[str] = ()) -> list[NodeAnswer]:
+    """Ask every node for its versions, in the form of `own_versions`."""
+    return ask_nodes(_make_versions_task, VERSIONS_S, without=without)
+
+
+def differences(said: Mapping[str, str | None], expected: Mapping[str, str | None]) -> list[str]:
+    """Return what of a node's versions is not what is expected, in words."""
+    return [
+        f"{name} is {'not installed' if said.get(name) is None else said[name]}, here {version}"
+        for name, version in expected.items()
+        if said.get(name) != version
+    ]
+
+
+def misfits(answers: Sequence[NodeAnswer], expected: Mapping[str, str | None]) -> list[str]:
+    """Return a line for each node that does not fit."""
+    lines = []
+    for answer in answers:
+        found = [answer.problem] if answer.problem is not None else differences(answer.said, expected)
+        if found:
+            lines.append(f"node {answer.host}: {'; '.join(found)}")
+    return lines
+
+
+def check_nodes() -> None:
+    """Check that every node can run this package's workers; those that could are not asked again.
+
+    A node that says nothing is none of a run's business: it may be about to die, and others are there.
+
+    Raises:
+        ClusterError: If one cannot; naming all that cannot, and why.
+    """
+    answers = [answer for answer in ask_versions(without=_fitting) if not answer.gone]
+    lines = misfits(answers, own_versions())
+    if lines:
+        raise ClusterError("\n".join(["these nodes cannot run workers of this run:", *lines, SAME_VERSIONS]))
+    _fitting.update(answer.node_id for answer in answers)
