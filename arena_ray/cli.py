@@ -23,7 +23,8 @@ import click
 
 from arena_ray import __version__
 from arena_ray.analysis_commands import compare, export, plan
-from arena_ray.command import Command
+from arena_ray.cluster_commands import status, submit
+from arena_ray.command import Command, is_override, path_first
 from arena_ray.errors import ArenaError, ClusterError, NotEnoughResourcesError, NotSharedError
 from arena_ray.report_commands import report, serve
 from arena_ray.specs import POLICY_TYPES, RunSettings
@@ -44,6 +45,9 @@ NO_REPLAY_FLAGS = frozenset({"video_base_dir", "storage", "trackers"})
 
 #: Flags of a run that a resumed run does not have: it writes where it began, and records what its jobs say.
 NO_RESUME_FLAGS = frozenset({"video_base_dir", "storage", "record_viewport_video", "record_camera_video"})
+
+#: Flags of a run that one that is submitted does not have: it joins the Ray that runs it.
+NO_SUBMIT_FLAGS = frozenset({"address", "inline"})
 
 _ENV_ID = re.compile(r"(?:[\w.]+:)?[\w./-]+-v\d+")
 
@@ -86,6 +90,12 @@ def _resume_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add a flag for each setting of a run that can be another one when it is resumed."""
     fields = {name: field for name, field in RunSettings.model_fields.items() if name not in NO_RESUME_FLAGS}
     return _add_flags(command, {name: f"{_words(field)} Default: that of the run." for name, field in fields.items()})
+
+
+def _submit_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add a flag for each setting of a run that one that is submitted has."""
+    fields = {name: field for name, field in RunSettings.model_fields.items() if name not in NO_SUBMIT_FLAGS}
+    return _add_flags(command, {name: _described(field) for name, field in fields.items()})
 
 
 def _add_flags(command: Callable[..., Any], descriptions: dict[str, str]) -> Callable[..., Any]:
@@ -140,12 +150,12 @@ def cli() -> None:
 def run(jobs: str | None, overrides: Sequence[str], eval_jobs_config: str | None, **flags: Any) -> int:
     """Run all jobs of the file JOBS; an override is NAME:key=value, '*:num_episodes=5' overrides every job."""
     if eval_jobs_config is not None:
-        if jobs is not None and not _is_override(jobs):
+        if jobs is not None and not is_override(jobs):
             raise click.UsageError(f"two job files: {jobs} and --eval_jobs_config {eval_jobs_config}; give one")
         overrides = [*([jobs] if jobs is not None else []), *overrides]
         jobs = eval_jobs_config
     else:
-        jobs, overrides = _path_first(jobs, overrides)
+        jobs, overrides = path_first(jobs, overrides)
     if jobs is None:
         raise click.UsageError("no job file; give its path, e.g. arena-ray run jobs.yaml")
     from arena_ray.config import load_plan
@@ -197,7 +207,7 @@ def resume(run_dir: str | None, overrides: Sequence[str], retry_failed: bool, **
 
     A run that is finished is left untouched. NAME:num_episodes=N, more than before, extends it.
     """
-    run_dir, overrides = _path_first(run_dir, overrides)
+    run_dir, overrides = path_first(run_dir, overrides)
     if run_dir is None:
         raise click.UsageError("no run directory; give the folder that the run printed")
     from arena_ray.report import open_progress
@@ -252,8 +262,9 @@ def doctor(address: str | None) -> int:
     return examine(address)
 
 
-for _command in (compare, plan, export, report, serve):
+for _command in (compare, plan, export, report, serve, status):
     cli.add_command(_command)
+cli.command(cls=Command)(_submit_flags(submit))
 
 
 def _execute(plan: Any) -> int:
@@ -295,18 +306,6 @@ def print_result(result: Any) -> None:
 
 def _given(flags: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None}
-
-
-def _path_first(path: str | None, words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
-    """Return the path, which may stand among the overrides, and the others."""
-    if path is None or not _is_override(path):
-        return path, words
-    paths = [word for word in words if not _is_override(word)]
-    return (paths[0] if paths else None), [path, *(word for word in words if word not in paths[:1])]
-
-
-def _is_override(word: str) -> bool:
-    return "=" in word and ":" in word.split("=", 1)[0]
 
 
 def _env_key(env: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import click
 
@@ -45,3 +46,16 @@ class Command(click.Command):
         if right in flags:
             raise click.UsageError(f"there is no flag {flag}; it is called {right}", ctx)
         raise click.UsageError(f"there is no flag {flag}; {nearest(flag, flags)}", ctx)
+
+
+def path_first(path: str | None, words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """Return the path, which may stand among the overrides, and the others."""
+    if path is None or not is_override(path):
+        return path, words
+    paths = [word for word in words if not is_override(word)]
+    return (paths[0] if paths else None), [path, *(word for word in words if word not in paths[:1])]
+
+
+def is_override(word: str) -> bool:
+    """Return whether a word is ``NAME:key=value`` rather than a path."""
+    return "=" in word and ":" in word.split("=", 1)[0]

@@ -24,7 +24,7 @@ ROWS: list[set[str]] = [
     {"stopping"},
     {"config", "chunking", "index_ranges", "ledger", "run_dir", "entry_points", "storage"},
     {"results"},
-    {"comparison", "export"},
+    {"comparison", "export", "run_status"},
     {"report"},
     {"narration"},
     {"video", "devices", "processes", "memory"},
@@ -39,9 +39,9 @@ ROWS: list[set[str]] = [
     {"eval_runner"},
     {"policy_runner", "replay_runner", "resume_runner"},
     {"extension_runner"},
-    {"doctor"},
+    {"doctor", "submission"},
     {"command"},
-    {"analysis_commands", "report_commands"},
+    {"analysis_commands", "cluster_commands", "report_commands"},
     {"cli"},
 ]
 
@@ -71,7 +71,7 @@ RESERVED = {
     "mlflow": {"trackers/mlflow.py"},
     "wandb": {"trackers/wandb.py"},
     "pyarrow": {"export.py"},
-    "click": {"cli.py", "command.py", "analysis_commands.py", "report_commands.py"},
+    "click": {"cli.py", "command.py", "analysis_commands.py", "cluster_commands.py", "report_commands.py"},
     "jinja2": {"report/assets.py"},
     "aiohttp": {"report/server.py"},
 }

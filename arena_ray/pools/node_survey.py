@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
