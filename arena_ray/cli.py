@@ -254,12 +254,13 @@ def schema() -> int:
 
 
 @cli.command(cls=Command)
-@click.option("--address", help="Ray cluster to look at; without it, Ray on this machine.")
-def doctor(address: str | None) -> int:
+@click.option("--address", help="Ray cluster whose nodes are looked at; without it, this machine.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(address: str | None, as_json: bool) -> int:
     """Say what this machine or cluster has, and what to do about what is missing."""
     from arena_ray.doctor import examine
 
-    return examine(address)
+    return examine(address, as_json=as_json)
 
 
 for _command in (compare, plan, export, report, serve, status):

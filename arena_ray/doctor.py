@@ -9,20 +9,36 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from arena_ray.devices import Machine, look_at_machine, plan
 from arena_ray.devices.inventory import Gpu, driver_version
+from arena_ray.json_files import strict_json
 from arena_ray.provenance import versions
 from arena_ray.specs import EncoderName, RunSettings
 from arena_ray.video.encoder import VideoFormat, open_exactly
 
+if TYPE_CHECKING:
+    from arena_ray.pools.node_survey import ClockSkew
+
 #: Seconds that one check may take.
 CHECK_TIMEOUT_S = 60
+
+#: Seconds that all checks of a node may take.
+NODE_S = 300.0
+
+#: A node's clock may differ by so much, seconds; it stamps records.
+MAX_SKEW_S = 1.0
+
+#: What is written to see how fast a disk is, and what it should have free.
+DISK_MB, MIN_FREE_GB = 8, 5
 
 #: What the user may have pinned by hand is left out where GPUs are looked at one by one.
 _PINNED = ("CUDA_VISIBLE_DEVICES", "MUJOCO_EGL_DEVICE_ID")
@@ -59,6 +75,7 @@ class Finding:
         ok: Whether it works.
         needed: Whether runs need it; other things are for some jobs only.
         advice: What to do when it does not work.
+        node: Address of the node that it was tried on; empty: this machine, or the cluster.
     """
 
     topic: str
@@ -66,30 +83,54 @@ class Finding:
     ok: bool
     needed: bool = False
     advice: str = ""
+    node: str = ""
 
 
-def examine(address: str | None) -> int:
+def examine(address: str | None, *, as_json: bool = False) -> int:
     """Print what there is; return 0 if the main job can run, 1 if something that it needs is missing.
 
     Args:
-        address: Ray cluster to look at; ``None``: Ray on this machine.
+        address: Ray cluster whose nodes are looked at; ``None``: this machine, and Ray on it.
+        as_json: Whether to print JSON instead of a table.
     """
+    findings = list(findings_of(address))
+    can_run = all(finding.ok for finding in findings if finding.needed)
+    if as_json:
+        found = [dataclasses.asdict(finding) for finding in findings]
+        sys.stdout.write(strict_json({"ok": can_run, "findings": found}, indent=2) + "\n")
+    else:
+        _print_table(findings)
+    return 0 if can_run else 1
+
+
+def _print_table(findings: Sequence[Finding]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "topic", "found", "what to do", title="arena-ray doctor", title_justify="left")
-    findings = list(findings_of(address))
+    nodes = [] if all(not finding.node for finding in findings) else ["node"]
+    table = Table("", *nodes, "topic", "found", "what to do", title="arena-ray doctor", title_justify="left")
     for finding in findings:
         mark = "ok" if finding.ok else "MISSING" if finding.needed else "-"
-        table.add_row(mark, finding.topic, finding.found, "" if finding.ok else finding.advice)
+        where = [finding.node] if nodes else []
+        table.add_row(mark, *where, finding.topic, finding.found, "" if finding.ok else finding.advice)
     Console().print(table)
-    return 0 if all(finding.ok for finding in findings if finding.needed) else 1
 
 
 def findings_of(address: str | None) -> Iterator[Finding]:
     """Yield what was tried, one after the other."""
     yield Finding(topic="versions", found=", ".join(f"{name} {text}" for name, text in versions().items()), ok=True)
-    yield _ray(address)
+    with contextlib.ExitStack() as stack:
+        ray = _ray(address, stack)
+        yield ray
+        if address is None:
+            stack.close()
+            yield from findings_of_machine()
+        elif ray.ok:
+            yield from _findings_of_nodes()
+
+
+def findings_of_machine() -> Iterator[Finding]:
+    """Yield what was tried on this machine that needs no Ray."""
     yield from findings_of_gpus()
     yield _torch_gpus()
     yield _render(
@@ -102,15 +143,15 @@ def findings_of(address: str | None) -> Iterator[Finding]:
     yield _encoder("process", "nothing: videos are encoded in the process that steps")
     yield _encoder("nvenc", "nothing: H100, H200 and A100 have no video encoder, and the CPU does it")
     yield _encoder("imageio-ffmpeg", "pip install --force-reinstall imageio-ffmpeg")
+    yield _disk(Path(tempfile.gettempdir()))
 
 
-def _ray(address: str | None) -> Finding:
-    """Start Ray here, or connect to the cluster, and ask what it has."""
+def _ray(address: str | None, stack: contextlib.ExitStack) -> Finding:
+    """Start Ray here, or connect to the cluster, until the stack is closed; ask what it has."""
     from arena_ray.pools import open_pool
 
     try:
-        with contextlib.closing(open_pool(RunSettings(address=address))) as pool:
-            nodes = pool.hardware()["nodes"]
+        nodes = stack.enter_context(contextlib.closing(open_pool(RunSettings(address=address)))).hardware()["nodes"]
     except Exception as error:
         return Finding(
             topic="ray",
@@ -121,6 +162,63 @@ def _ray(address: str | None) -> Finding:
         )
     text = "; ".join(f"{node.get('num_cpus', 0):g} CPUs, {node.get('num_gpus', 0):g} GPUs" for node in nodes)
     return Finding(topic="ray", found=f"{len(nodes)} nodes: {text}", ok=True, needed=True)
+
+
+def _make_examination() -> Callable[[], list[dict[str, Any]]]:
+    def examine_node() -> list[dict[str, Any]]:
+        import dataclasses
+
+        from arena_ray.doctor import findings_of_machine
+
+        return [dataclasses.asdict(finding) for finding in findings_of_machine()]
+
+    return examine_node
+
+
+def _findings_of_nodes() -> Iterator[Finding]:
+    """Yield what every node says: its versions and clock, and what was tried there."""
+    from arena_ray.pools import node_survey
+
+    fitting = set()
+    for answer in node_survey.ask_versions():
+        wrong = node_survey.misfits([answer], node_survey.own_versions())
+        said = ", ".join(f"{name} {version}" for name, version in (answer.said or {}).items())
+        advice = "install the same versions of Ray, Python and arena-ray on every node and where runs are driven"
+        found = "; ".join(wrong) or said
+        yield Finding(topic="versions", found=found, ok=not wrong, needed=True, advice=advice, node=answer.host)
+        fitting.update([] if wrong else [answer.node_id])
+    yield from map(_clock, node_survey.ask_clocks(only=fitting))
+    for answer in node_survey.ask_nodes(_make_examination, NODE_S, only=fitting):
+        if answer.problem is not None:
+            yield Finding(topic="checks", found=answer.problem, ok=False, advice="look into its logs", node=answer.host)
+        for said in answer.said or ():
+            yield Finding(**{**said, "node": answer.host})
+
+
+def _clock(skew: ClockSkew) -> Finding:
+    ahead = f"{skew.ahead_s:+.3f} s against this machine's, +- {skew.within_s:.3f}"
+    ok = abs(skew.ahead_s) - skew.within_s < MAX_SKEW_S
+    return Finding(
+        topic="clock", found=ahead, ok=ok, advice="run chrony or ntpd: times in records differ", node=skew.host
+    )
+
+
+def _disk(folder: Path) -> Finding:
+    """Write some megabytes through to a disk, and see how much it has left."""
+    topic, advice = f"disk: {folder}", f"make room there, or set TMPDIR to a folder on a disk with {MIN_FREE_GB} GB"
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            began = time.perf_counter()
+            file.write(os.urandom(DISK_MB * 1_000_000))
+            file.flush()
+            os.fsync(file.fileno())
+            speed = DISK_MB / (time.perf_counter() - began)
+        free_gb = shutil.disk_usage(folder).free / 1e9
+    except OSError as error:
+        return Finding(topic=topic, found=str(error), ok=False, needed=True, advice=advice)
+    return Finding(
+        topic=topic, found=f"{free_gb:.1f} GB free, {speed:.0f} MB/s", ok=free_gb > MIN_FREE_GB, advice=advice
+    )
 
 
 def findings_of_gpus() -> Iterator[Finding]:

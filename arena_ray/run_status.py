@@ -11,10 +11,11 @@ import datetime
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from arena_ray.errors import RunDirError
 from arena_ray.index_ranges import parse_ranges, ranges_text
 from arena_ray.run_dir import RunDir
 from arena_ray.statistics import wilson_interval
@@ -124,10 +125,8 @@ class RunStatus:
         run = run_dir.read_run()
         lives = _is_locked(run_dir.episodes_file)
         reading = _Reading({job["name"]: job.get("num_episodes") for job in run["jobs"]})
-        for record in _lines(run_dir.episodes_file):
-            reading.record(record)
-        for event in run_dir.events():
-            reading.event(event)
+        _read(_lines(run_dir.episodes_file), reading.record, run_dir.episodes_file)
+        _read(run_dir.events(), reading.event, run_dir.events_file)
         last = max(_modified(file) for file in (run_dir.episodes_file, run_dir.events_file, run_dir.run_file))
         now = datetime.datetime.now(datetime.timezone.utc).timestamp()
         return cls(
@@ -232,14 +231,19 @@ def _count(job: JobStatus, status: str, success: bool | None, *, by: int) -> Non
         job.successes += by * success
 
 
+def _read(lines: Iterable[dict[str, Any]], take: Callable[[dict[str, Any]], None], path: Path) -> None:
+    try:
+        for line in lines:
+            take(line)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunDirError(f"{path} holds a line that is none of a run: {error!r}") from error
+
+
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the whole lines of a file of records; what cannot be read is the business of those who load the run."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield json.loads(line)
+    """Yield the whole lines of a file of records, unchecked: a million of them take seconds."""
+    if path.exists():
+        with path.open("rb") as file:
+            yield from (json.loads(line) for line in file if line.endswith(b"\n"))
 
 
 def _is_locked(path: Path) -> bool | None:

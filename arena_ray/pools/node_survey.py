@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -51,21 +52,27 @@ class NodeAnswer:
 
 
 def ask_nodes(
-    make_task: Callable[[], Callable[..., Any]], timeout_s: float, *args: Any, without: Iterable[str] = ()
+    make_task: Callable[[], Callable[..., Any]],
+    timeout_s: float,
+    *,
+    only: Collection[str] | None = None,
+    without: Collection[str] = (),
 ) -> list[NodeAnswer]:
     """Run a function on every node that is alive, and return what each said.
 
     Args:
         make_task: Returns the function; one that it defines inside is sent by value.
         timeout_s: A node that has not answered after so long has a problem.
-        *args: Handed to the function.
+        only: Ids of the nodes that are asked; ``None``: all.
         without: Ids of nodes that are left out.
     """
-    nodes = {entry["NodeID"]: entry["NodeManagerAddress"] for entry in ray.nodes() if entry["Alive"]}  # type: ignore[no-untyped-call]
+    entries = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes = {entry["NodeID"]: entry["NodeManagerAddress"] for entry in entries if entry["Alive"]}
+    chosen = (nodes.keys() if only is None else nodes.keys() & set(only)) - set(without)
     remote: Any = ray.remote(make_task())
     asked = {
-        remote.options(num_cpus=0, max_retries=0, scheduling_strategy=_on(node_id)).remote(*args): node_id
-        for node_id in nodes.keys() - set(without)
+        remote.options(num_cpus=0, max_retries=0, scheduling_strategy=_on(node_id)).remote(): node_id
+        for node_id in chosen
     }
     if not asked:
         return []
@@ -115,7 +122,7 @@ def _make_versions_task() -> Callable[[], dict[str, str | None]]:
     return versions
 
 
-def ask_versions(without: Iterable[str] = ()) -> list[NodeAnswer]:
+def ask_versions(without: Collection[str] = ()) -> list[NodeAnswer]:
     """Ask every node for its versions, in the form of `own_versions`."""
     return ask_nodes(_make_versions_task, VERSIONS_S, without=without)
 
@@ -152,3 +159,42 @@ def check_nodes() -> None:
     if lines:
         raise ClusterError("\n".join(["these nodes cannot run workers of this run:", *lines, SAME_VERSIONS]))
     _fitting.update(answer.node_id for answer in answers)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClockSkew:
+    """How far a node's clock is ahead of this machine's.
+
+    Attributes:
+        host: The node's address.
+        ahead_s: Seconds.
+        within_s: How exactly that is known, seconds: half of the way there and back.
+    """
+
+    host: str
+    ahead_s: float
+    within_s: float
+
+
+def _make_clock_task() -> Callable[[], float]:
+    def clock() -> float:
+        import time
+
+        return time.time()
+
+    return clock
+
+
+def ask_clocks(only: Collection[str]) -> list[ClockSkew]:
+    """Compare the clocks of nodes, one after the other, with this machine's; their processes should be warm."""
+    skews = []
+    for node_id in sorted(only):
+        before = time.time()
+        answers = ask_nodes(_make_clock_task, VERSIONS_S, only=[node_id])
+        after = time.time()
+        skews += [
+            ClockSkew(answer.host, answer.said - (before + after) / 2, (after - before) / 2)
+            for answer in answers
+            if answer.problem is None
+        ]
+    return skews

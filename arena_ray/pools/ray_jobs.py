@@ -1,8 +1,8 @@
 """Ray's job server (its dashboard, port 8265): sends a run there, follows its log, and ends it.
 
-Facts about Ray 2.60 that this rests on: a client's address is overridden by `RAY_API_SERVER_ADDRESS` and `RAY_ADDRESS`;
-the token is read from where `ray_access.token_problem` says and sent with each request; a log is told from its beginning
-each time; a stop is SIGTERM to all processes of the job, and SIGKILL 3 s later.
+Facts about Ray 2.60 that this rests on: a client's address is overridden by `RAY_API_SERVER_ADDRESS` and
+`RAY_ADDRESS`; the token is read from where `ray_access.token_problem` says and sent with each request; a log is told
+from its beginning each time; a stop is SIGTERM to all processes of the job, and SIGKILL 3 s later.
 """
 
 from __future__ import annotations
@@ -220,6 +220,6 @@ def _check_address(address: str) -> None:
         socket.create_connection((parts.hostname, port), timeout=CONNECT_S).close()
     except (OSError, OverflowError, ValueError) as error:
         raise ConfigError(
-            f"nobody listens at {address!r} ({error}); start the head with --include-dashboard true, and reach its port "
-            "8265 from here, e.g. with ssh -L 8265:localhost:8265 HEAD"
+            f"nobody listens at {address!r} ({error}); start the head with --include-dashboard true, and reach its "
+            "port 8265 from here, e.g. with ssh -L 8265:localhost:8265 HEAD"
         ) from error

@@ -43,6 +43,8 @@ DEFAULT_EXCLUDES = (
 #: What Ray takes at most (its `RAY_max_grpc_message_size`, 2.60), bytes.
 MAX_BYTES = 512 * 1024 * 1024
 
+_LIMIT_VARIABLE = "RAY_max_grpc_message_size"
+
 #: How many of the largest files an error names.
 NAMED = 5
 
@@ -93,7 +95,7 @@ class CodePackage:
         Raises:
             ConfigError: If it becomes larger; the text names the largest files.
         """
-        limit = max_bytes or int(os.environ.get("RAY_max_grpc_message_size", MAX_BYTES))
+        limit = max_bytes or int(os.environ.get(_LIMIT_VARIABLE, MAX_BYTES))
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for name, _ in self.files:
                 entry = zipfile.ZipInfo(name, _EPOCH)
@@ -114,7 +116,7 @@ class CodePackage:
             f"--working_dir {str(self.folder)!r}: {len(self.files)} files, {_size(total)}, zipped over the "
             f"{_size(limit)} that Ray takes; the largest:",
             *(f"  {_size(size):>10}  {name}" for name, size in largest),
-            "leave some out with --exclude PATTERN, or put them on storage that the nodes mount and name their path there",
+            "leave some out with --exclude PATTERN, or put them where all nodes have them, and name that path",
         ]
         return "\n".join(lines)
 
