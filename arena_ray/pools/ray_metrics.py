@@ -22,7 +22,7 @@ from arena_ray.specs import RunSettings
 logger = logging.getLogger(__name__)
 
 #: Upper ends of the classes of chunk durations, seconds.
-CHUNK_SECONDS = [1, 3, 10, 30, 100, 300, 1000, 3000]
+CHUNK_SECONDS = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]
 
 
 class Meters:

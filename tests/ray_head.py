@@ -1,0 +1,103 @@
+"""A real Ray head with dashboard and token, of which only its own processes are ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+
+START_S = 90
+
+
+def free_ports(number: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@dataclass(frozen=True)
+class Head:
+    address: str
+    dashboard: str
+    metrics_port: int
+    environ: dict[str, str]
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "arena_ray.cli", *words]
+
+    def run(self, *words: str, timeout_s: float = 120, **environ: str) -> subprocess.CompletedProcess[str]:
+        """Run ``arena-ray`` with the head's token, or with other variables."""
+        return subprocess.run(
+            self.command(*words),
+            env={**self.environ, **environ},
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+
+
+@contextlib.contextmanager
+def ray_head(folder: Path) -> Iterator[Head]:
+    token = folder / "token"
+    token.write_text(secrets.token_hex(16))
+    token.chmod(0o600)
+    program = Path(sys.executable).parent
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "ARENA_"))}
+    environ |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_metrics_report_interval_ms": "500",
+        "PATH": f"{program}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(REPOSITORY),
+    }
+    port, dashboard, agent, metrics, client = free_ports(5)
+    # Sockets have short paths, and the default folder says which cluster of this machine is the current one.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as scratch:
+        words = [
+            *("start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2"),
+            *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--include-dashboard=true"),
+            *(f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"),
+            *(f"--ray-client-server-port={client}", "--object-store-memory=100000000", "--disable-usage-stats"),
+            f"--temp-dir={scratch}",
+        ]
+        log = (folder / "head.log").open("w")
+        with subprocess.Popen(
+            [str(program / "ray"), *words], env=environ, stdout=log, stderr=log, start_new_session=True
+        ) as process:
+            try:
+                url = f"http://127.0.0.1:{dashboard}"
+                _wait_for(url, process, folder / "head.log")
+                address = Path(scratch, "ray_current_cluster").read_text().strip()
+                yield Head(address, url, metrics, environ)
+            finally:
+                process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=20)
+                process.kill()
+        log.close()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    give_up = time.monotonic() + START_S
+    while time.monotonic() < give_up:
+        assert process.poll() is None, log.read_text()
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{url}/api/version", timeout=5).close()
+            return
+        time.sleep(0.3)
+    raise AssertionError(f"the head does not answer: {log.read_text()}")
