@@ -305,6 +305,8 @@ class Run(Generic[ResultT]):
             if (item.worker, name) not in self._known_workers:
                 self._known_workers.add((item.worker, name))
                 self._journal.event("worker_started", chunk, **item.to_json(), **self._memory.get((name, index), {}))
+            else:
+                self._journal.event("chunk_taken", chunk, worker=dataclasses.asdict(item.worker))
         elif isinstance(item, MemorySample):
             held = self._memory[name, index] = {"resident_mb": item.resident_mb, "gpu_mb": item.gpu_mb}
             if item.amid:

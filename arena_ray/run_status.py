@@ -1,7 +1,7 @@
 """What runs where in a run, read from its files: no Ray, no simulator, and no records built.
 
-The events do not say which process takes a chunk: that is known from the worker's start, or from the chunk's first
-record on. Episodes in flight are those of a running chunk that have no record.
+Which worker has a chunk stands in the events once it has built its environment; episodes in flight, or that wait there,
+are those of a running chunk that have no record.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ class _Reading:
         if line["kind"] == "chunk_started":
             left = line.get("indices", "")
             self._running[key] = RunningChunk(*key, line["attempt"], line["time"], left)
-        elif line["kind"] == "worker_started":
+        elif line["kind"] in ("worker_started", "chunk_taken"):
             self._of_chunk[key] = line["worker"]
         elif line["kind"] in _ENDS:
             self._running.pop(key, None)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +15,8 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from arena_ray.processes import MARK_VARIABLE, end_marked, new_mark
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -58,7 +60,9 @@ def ray_head(folder: Path) -> Iterator[Head]:
     token.chmod(0o600)
     program = Path(sys.executable).parent
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "ARENA_"))}
+    mark = new_mark()
     environ |= {
+        MARK_VARIABLE: mark,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_metrics_report_interval_ms": "500",
@@ -66,7 +70,7 @@ def ray_head(folder: Path) -> Iterator[Head]:
         "PYTHONPATH": str(REPOSITORY),
     }
     port, dashboard, agent, metrics, client = free_ports(5)
-    # Sockets have short paths, and the default folder says which cluster of this machine is the current one.
+    # Not in `folder`: sockets have short paths.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as scratch:
         words = [
             *("start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2"),
@@ -75,29 +79,38 @@ def ray_head(folder: Path) -> Iterator[Head]:
             *(f"--ray-client-server-port={client}", "--object-store-memory=100000000", "--disable-usage-stats"),
             f"--temp-dir={scratch}",
         ]
-        log = (folder / "head.log").open("w")
-        with subprocess.Popen(
-            [str(program / "ray"), *words], env=environ, stdout=log, stderr=log, start_new_session=True
-        ) as process:
+        with (
+            (folder / "head.log").open("w") as log,
+            subprocess.Popen(
+                [str(program / "ray"), *words], env=environ, stdout=log, stderr=log, start_new_session=True
+            ) as process,
+        ):
             try:
                 url = f"http://127.0.0.1:{dashboard}"
-                _wait_for(url, process, folder / "head.log")
-                address = Path(scratch, "ray_current_cluster").read_text().strip()
-                yield Head(address, url, metrics, environ)
+                _wait_for(url, token.read_text(), process, folder / "head.log")
+                yield Head(_address_in(folder / "head.log"), url, metrics, environ)
             finally:
-                process.send_signal(signal.SIGTERM)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=20)
-                process.kill()
-        log.close()
+                end_marked(mark, 10)
 
 
-def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for(url: str, token: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    version = urllib.request.Request(f"{url}/api/version", headers={"Authorization": f"Bearer {token}"})
     give_up = time.monotonic() + START_S
     while time.monotonic() < give_up:
         assert process.poll() is None, log.read_text()
         with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"{url}/api/version", timeout=5).close()
+            urllib.request.urlopen(version, timeout=5).close()
             return
         time.sleep(0.3)
     raise AssertionError(f"the head does not answer: {log.read_text()}")
+
+
+def _address_in(log: Path) -> str:
+    """Return what ``ray start`` tells other nodes to give as the address: not the loopback one that it was given."""
+    give_up = time.monotonic() + START_S
+    while time.monotonic() < give_up:
+        found = re.search(r"ray start --address='([\d.:]+)'", log.read_text())
+        if found is not None:
+            return found[1]
+        time.sleep(0.2)
+    raise AssertionError(log.read_text())
