@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from arena_ray import RunResult, evaluate
+from arena_ray.run_status import RunStatus
 from tests.comparing import outcome
 from tests.ray_head import Head, ray_head
 
@@ -22,13 +23,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.heavy]
 
 #: Code that no node has but what was sent with the run.
 SCENE = """
+import pathlib
 import time
 import gymnasium
 
 
 class Patrol:
     def __init__(self):
-        self.weights = open(__file__.replace("scene.py", "weights.txt")).read()
+        self.weights = pathlib.Path(__file__).with_name("weights.txt").read_text()
 
     def act(self, observations, slots):
         return [int(self.weights) for _ in slots]
@@ -158,17 +160,30 @@ def test_a_run_goes_on_when_it_is_no_longer_followed_until_it_is_stopped(
     assert "detached: the run goes on" in log
     found = re.search(r"submitted as (\w+);", log)
     assert found is not None
-    status = json.loads(head.run("status", str(run_dir), "--json").stdout)
-    assert (status["status"], status["driver"]["lives"]) == ("running", True)
-    assert status["running"][0]["worker"]["pid"] > 0
-    assert 0 < status["jobs"][0]["done"] < 200
+    status = RunStatus.read(run_dir)
+    assert (status.status, status.driver_lives) == ("running", True)
+    assert status.workers
+    assert 0 < status.jobs[0].done < 200
     assert _wait_for_metrics(head, "workers")["workers"] >= 1
-    stopped = submit(head, "--stop", found[1])
-    assert stopped.returncode == 0, stopped.stderr
+    _follow_and_interrupt_twice(head, found[1])
     assert submit(head, "--attach", found[1]).returncode == 143
     assert json.loads((run_dir / "run.json").read_text())["status"] == "interrupted"
-    after = head.run("status", str(run_dir)).stdout
-    assert "has ended" in after
+    assert RunStatus.read(run_dir).driver_lives is False
+
+
+def _follow_and_interrupt_twice(head: Head, submission_id: str) -> None:
+    words = head.command("submit", "--address", head.dashboard, "--attach", submission_id)
+    with subprocess.Popen(words, env=head.environ, stderr=subprocess.PIPE, text=True) as following:
+        assert following.stderr is not None
+        try:
+            for line in following.stderr:  # Its first line is Ray's; then it follows.
+                if "Running entrypoint" in line or "detached" in line:
+                    following.send_signal(signal.SIGINT)
+                if "is STOPPED" in line:
+                    break
+            assert following.wait(timeout=30) == 130
+        finally:
+            following.kill()
 
 
 def _wait_for_records(base: Path) -> Path:
@@ -181,13 +196,16 @@ def _wait_for_records(base: Path) -> Path:
     raise AssertionError("no record in a minute")
 
 
-@pytest.mark.parametrize("command", [pytest.param("submit", id="submit"), pytest.param("run", id="run")])
+WRONG = {"RAY_AUTH_TOKEN": "0123456789abcdef0123"}
+
+
 @pytest.mark.parametrize(
-    ("environ", "said"),
+    ("command", "environ", "said"),
     [
-        pytest.param({"RAY_AUTH_TOKEN": "0123456789abcdef0123"}, "that of the variable RAY_AUTH_TOKEN", id="wrong"),
-        pytest.param({"RAY_AUTH_TOKEN_PATH": "/nonexistent"}, "/nonexistent .*is missing", id="missing"),
-        pytest.param({"RAY_AUTH_MODE": "disabled"}, "RAY_AUTH_MODE is disabled", id="off"),
+        pytest.param("submit", WRONG, "that of the variable RAY_AUTH_TOKEN", id="submit-wrong"),
+        pytest.param("run", WRONG, "that of the variable RAY_AUTH_TOKEN", id="run-wrong"),
+        pytest.param("run", {"RAY_AUTH_TOKEN_PATH": "/nonexistent"}, "/nonexistent .*is missing", id="run-missing"),
+        pytest.param("submit", {"RAY_AUTH_MODE": "disabled"}, "RAY_AUTH_MODE is disabled", id="submit-off"),
     ],
 )
 def test_a_token_that_is_not_the_clusters_is_refused_at_once(
@@ -200,6 +218,12 @@ def test_a_token_that_is_not_the_clusters_is_refused_at_once(
     assert re.search(f"did not take this process's token.*{said}.*ray get-auth-token", done.stderr)
     _check_no_token(head, done.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_that_the_server_does_not_know_cannot_be_stopped(head: Head) -> None:
+    done = submit(head, "--stop", "raysubmit_none")
+    assert done.returncode == 2
+    assert "knows no job 'raysubmit_none'" in done.stderr
 
 
 def test_the_port_of_the_dashboard_is_not_that_of_the_head(head: Head, project: Path) -> None:
