@@ -138,6 +138,15 @@ def test_the_page_commands_work(tmp_path: Path) -> None:
         assert process.wait(timeout=20) == 0
 
 
+def test_the_status_command_says_how_far_a_run_is(tmp_path: Path) -> None:
+    document = {"jobs": [{"name": "a", "env": {"id": "CartPole-v1"}, "policy": {"type": "zero"}, "num_episodes": 2}]}
+    run_dir = evaluate(document, inline=True, video_base_dir=str(tmp_path)).run_dir
+    command = next(line for block in blocks("bash") for line in block.splitlines() if "arena-ray status" in line)
+    done = run([*shlex.split(command)[:2], str(run_dir)], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "2/2" in done.stdout
+
+
 @pytest.mark.ray
 @pytest.mark.heavy
 def test_the_python_lines_work(tmp_path: Path) -> None:

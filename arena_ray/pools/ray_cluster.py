@@ -130,7 +130,7 @@ def connect(address: str | None) -> bool:
         ClusterError: If Ray there is of another version, or another Python's.
     """
     known = address or os.environ.get("RAY_ADDRESS")
-    refuse_ray_client(known)
+    refuse_ray_client(address if ray.is_initialized() else known)
     if ray.is_initialized():
         return False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

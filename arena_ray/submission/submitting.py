@@ -126,11 +126,10 @@ def _follow(server: JobServer, submission_id: str) -> int:
     except KeyboardInterrupt:
         return _interrupted(server, submission_id)
     splitter.close()
-    if splitter.output:
-        sys.stdout.write(splitter.output)
-        sys.stdout.flush()
-        return _exit_code(end)
-    _raise_if_it_never_ran(end)
+    if splitter.output is None:
+        _raise_if_it_never_ran(end)
+    sys.stdout.write(splitter.output or "")
+    sys.stdout.flush()
     return _exit_code(end)
 
 
