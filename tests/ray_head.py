@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,15 +41,15 @@ class Head:
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "arena_ray.cli", *words]
 
-    def run(self, *words: str, timeout_s: float = 120, **environ: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run ``arena-ray`` with the head's token, or with other variables."""
         return subprocess.run(
             self.command(*words),
-            env={**self.environ, **environ},
+            env={**self.environ, **(environ or {})},
             cwd=REPOSITORY,
             capture_output=True,
             text=True,
-            timeout=timeout_s,
+            timeout=120,
         )
 
 

@@ -41,7 +41,7 @@ def test_code_and_weights_travel_and_what_runs_leave_does_not(folder: Path) -> N
 
 
 def test_the_same_content_is_the_same_zip(folder: Path, tmp_path: Path) -> None:
-    contents = []
+    contents: list[bytes] = []
     for name in ("a.zip", "b.zip"):
         os.utime(folder / "scene.py", (len(contents) * 1e6, 1e9))
         CodePackage.of(folder).write_zip(tmp_path / name)

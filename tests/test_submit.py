@@ -69,8 +69,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def submit(head: Head, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return head.run("submit", "--address", head.dashboard, *words, **environ)
+def submit(head: Head, *words: str) -> subprocess.CompletedProcess[str]:
+    return head.run("submit", "--address", head.dashboard, *words)
 
 
 def test_a_submitted_run_gives_the_records_of_an_inline_one(head: Head, project: Path, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_token_that_is_not_the_clusters_is_refused_at_once(
 ) -> None:
     address = head.dashboard if command == "submit" else head.address
     words = [command, str(project / "jobs.yaml"), "--address", address, "--video_base_dir", str(tmp_path)]
-    done = head.run(*words, timeout_s=40, **environ)
+    done = head.run(*words, environ=environ)
     assert done.returncode == 2, done.stderr
     assert re.search(f"did not take this process's token.*{said}.*ray get-auth-token", done.stderr)
     _check_no_token(head, done.stderr)
@@ -228,7 +228,7 @@ def test_a_job_that_the_server_does_not_know_cannot_be_stopped(head: Head) -> No
 
 def test_the_port_of_the_dashboard_is_not_that_of_the_head(head: Head, project: Path) -> None:
     address = head.dashboard.removeprefix("http://")
-    done = head.run("run", str(project / "jobs.yaml"), "--address", address, timeout_s=40)
+    done = head.run("run", str(project / "jobs.yaml"), "--address", address)
     assert done.returncode == 2
     assert "arena-ray submit JOBS --address http://HEAD:8265" in done.stderr
 
