@@ -32,6 +32,9 @@ def local_ray() -> Iterator[None]:
 #: Modules that take longest, the longest first: begun last, they would keep one process busy while the others wait.
 LONGEST = (
     "tests.chaos.test_workers",
+    "tests.storage.test_nodes",
+    "tests.test_submit",
+    "tests.test_machines",
     "tests.chaos.test_drivers",
     "tests.report.test_report_in_browser",
     "tests.test_ray_places",

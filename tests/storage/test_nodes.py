@@ -26,7 +26,6 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.heavy,
     # Ray forgets to close one while it looks for ports.
-    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
 ]
 
 REPOSITORY = Path(__file__).parents[2]
