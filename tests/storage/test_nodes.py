@@ -25,7 +25,6 @@ from tests.worlds import walk_job
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.heavy,
-    # Ray forgets to close one while it looks for ports.
 ]
 
 REPOSITORY = Path(__file__).parents[2]
