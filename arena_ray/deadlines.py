@@ -10,6 +10,9 @@ from arena_ray.records import EpisodeRecord
 from arena_ray.specs import RunSettings
 from arena_ray.worker_events import Delivering, EpisodesReturned, EpisodeStarted, Event, Progress, WorkerReady
 
+#: All running chunks are looked at no more often than that, seconds: there may be thousands.
+LOOK_S = 0.1
+
 
 class Deadlines:
     """Watches running chunks: for their start, for silence, and for whole episodes.
@@ -25,6 +28,7 @@ class Deadlines:
         self._heard: dict[tuple[str, int], tuple[Chunk, float, int]] = {}
         self._episodes: dict[tuple[str, int], dict[int, float]] = {}
         self._given_up: set[tuple[str, int]] = set()
+        self._looked_at = -LOOK_S
 
     def submitted(self, chunk: Chunk) -> None:
         """Note that a chunk was handed to the pool; its worker may wait for its resources, or hang."""
@@ -63,11 +67,18 @@ class Deadlines:
 
     def shift(self, seconds: float) -> None:
         """Put every deadline off: for so long nobody has listened."""
+        if not seconds:
+            return
         self._submitted = {key: (chunk, since + seconds) for key, (chunk, since) in self._submitted.items()}
         self._building = {key: (chunk, since + seconds) for key, (chunk, since) in self._building.items()}
         self._heard = {key: (chunk, since + seconds, steps) for key, (chunk, since, steps) in self._heard.items()}
         for started in self._episodes.values():
             started.update({episode: since + seconds for episode, since in started.items()})
+
+    @property
+    def anybody_works(self) -> bool:
+        """Whether any worker has arrived where it runs its chunk."""
+        return bool(self._building or self._heard)
 
     def over(self, chunk: Chunk) -> None:
         """Forget a chunk."""
@@ -76,8 +87,11 @@ class Deadlines:
             table.pop(_key(chunk), None)
 
     def passed(self) -> Iterator[tuple[Chunk, str, str]]:
-        """Yield the chunks whose deadline has passed, once each: chunk, cause, message."""
+        """Yield the chunks whose deadline has passed, once each: chunk, cause, message; looks every `LOOK_S`."""
         now, settings = time.monotonic(), self._settings
+        if now - self._looked_at < LOOK_S:
+            return
+        self._looked_at = now
         for chunk, since in list(self._submitted.values()):
             if now - since > settings.start_timeout:
                 del self._submitted[_key(chunk)]
@@ -86,7 +100,7 @@ class Deadlines:
             if now - since > settings.start_timeout:
                 yield self._give_up(chunk, "start_timeout", f"not built after {settings.start_timeout:g} s")
         for chunk, since, _ in list(self._heard.values()):
-            late = self._late_episode(chunk, now)
+            late = None if settings.episode_timeout is None else self._late_episode(chunk, now)
             if late is not None:
                 message = f"episode {late} took longer than {settings.episode_timeout:g} s"
                 yield self._give_up(chunk, "episode_timeout", message)

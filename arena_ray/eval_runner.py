@@ -25,6 +25,7 @@ from arena_ray.config import EvalPlan, load_plan
 from arena_ray.deadlines import Deadlines
 from arena_ray.dispatch import Chunk
 from arena_ray.errors import NotSharedError, StorageError
+from arena_ray.hand_out import HandOut
 from arena_ray.index_ranges import ranges_text
 from arena_ray.journal import new_run
 from arena_ray.ledger import FAULTS, Exhausted, History, Ledger, Loss, Quarantine
@@ -109,6 +110,7 @@ class Run(Generic[ResultT]):
 
     _journal: RunJournal[ResultT]
     _collector: FileCollector
+    _hand_out: HandOut
 
     def __init__(
         self,
@@ -154,10 +156,12 @@ class Run(Generic[ResultT]):
     def execute(self, pool: WorkerPool) -> ResultT:
         """Run to the end on a pool, which is closed afterwards."""
         with self._signals(), contextlib.closing(pool):
-            pool.check([job.job for job in self._ledger.waiting_jobs()])
+            waits_for = pool.check([job.job for job in self._ledger.waiting_jobs()])
             self._journal = self._open_journal(pool.hardware())
             self._journal.in_a_hurry = lambda: self._ends_at_once
             with self._journal:
+                if waits_for is not None:
+                    self._journal.event("warning", topic="waits_for_machines", message=waits_for)
                 self._warn_of_deadlines(pool)
                 self._collector = FileCollector(Path(self._journal.setup.run_dir))
                 self._open(pool)
@@ -201,10 +205,11 @@ class Run(Generic[ResultT]):
             self._journal.event("warning", topic="no_limits", message=message)
 
     def _loop(self, pool: WorkerPool) -> None:
+        self._hand_out = HandOut(self._ledger, pool, lambda chunk: self._submit(chunk, pool))
         while not self._ledger.finished and not self._ends_at_once:
             waited_s = self._journal.waited_s
             self._release()
-            self._hand_out(pool)
+            self._hand_out.go_round()
             for event in self._wait(pool):
                 self._handle(event, pool)
             self._deadlines.shift(self._journal.waited_s - waited_s)
@@ -217,8 +222,8 @@ class Run(Generic[ResultT]):
 
     def _watch_for_room(self) -> None:
         """End a run, resumable, when for too long no machine has had room for any of its workers."""
-        job = next(self._ledger.waiting_jobs(), None)
-        if job is None or self._held or any(other.running for other in self._ledger.jobs.values()):
+        job = None if self._ledger.num_running or self._held else next(self._ledger.waiting_jobs(), None)
+        if job is None:
             self._no_room_since = time.monotonic()
             return
         limit_s = self._plan.settings.start_timeout
@@ -241,16 +246,11 @@ class Run(Generic[ResultT]):
         verdicts = {name: (job.status, job.failure) for name, job in self._ledger.jobs.items()}
         return self._journal.finish(status, verdicts)
 
-    def _hand_out(self, pool: WorkerPool) -> None:
-        for job in list(self._ledger.waiting_jobs()):
-            while job.waiting and pool.has_room(job.job):
-                chunk = self._ledger.take(job.job.name, pool.num_workers(job.job))
-                if chunk is None:
-                    break
-                indices = ranges_text(chunk.episodes)
-                self._journal.event("chunk_started", chunk, episodes=len(chunk.episodes), indices=indices)
-                pool.submit(chunk, self._place_to_avoid(chunk))
-                self._deadlines.submitted(chunk)
+    def _submit(self, chunk: Chunk, pool: WorkerPool) -> None:
+        indices = ranges_text(chunk.episodes)
+        self._journal.event("chunk_started", chunk, episodes=len(chunk.episodes), indices=indices)
+        pool.submit(chunk, self._place_to_avoid(chunk))
+        self._deadlines.submitted(chunk)
 
     def _place_to_avoid(self, chunk: Chunk) -> Place | None:
         """Return where an episode of a chunk lost its worker the last time."""
@@ -265,6 +265,7 @@ class Run(Generic[ResultT]):
         for until, job_name in [held for held in self._held if held[0] <= now]:
             self._held.remove((until, job_name))
             self._ledger.release(job_name)
+            self._hand_out.changed(job_name)
 
     def _handle(self, event: PoolEvent, pool: WorkerPool) -> None:
         chunk = event.chunk
@@ -279,6 +280,7 @@ class Run(Generic[ResultT]):
             spent = {} if usage is None else {"usage": usage.to_json()}
             self._journal.event("chunk_finished", chunk, cut_short=self._ledger.stopped is not None, **held, **spent)
             self._ledger.finished_chunk(chunk.job.name, chunk.index, cut_short=self._ledger.stopped is not None)
+            self._hand_out.over(chunk)
         else:
             self._lost(event, pool)
 
@@ -304,6 +306,7 @@ class Run(Generic[ResultT]):
             self._ledger.ready(name, index)
             if (item.worker, name) not in self._known_workers:
                 self._known_workers.add((item.worker, name))
+                self._ledger.observe_start(name, item.build_s)
                 self._journal.event("worker_started", chunk, **item.to_json(), **self._memory.get((name, index), {}))
             else:
                 self._journal.event("chunk_taken", chunk, worker=dataclasses.asdict(item.worker))
@@ -315,6 +318,7 @@ class Run(Generic[ResultT]):
             self._usage[name, index] = item
         elif isinstance(item, Tuned):
             self._ledger.tuned(name, item.choice)
+            self._hand_out.changed(name)
             self._journal.tuned(chunk, item)
         elif isinstance(item, Retiring):
             self._journal.event("worker_retired", chunk, reason=item.reason)
@@ -352,6 +356,7 @@ class Run(Generic[ResultT]):
         self._memory.pop((chunk.job.name, chunk.index), None)
         self._journal.event("worker_lost", chunk, cause=loss.cause, message=loss.message)
         verdict = self._ledger.lost_chunk(chunk.job.name, chunk.index, loss.cause, loss.message)
+        self._hand_out.over(chunk)
         if verdict.suspects or verdict.requeued:
             waits = {"back_off_s": verdict.back_off_s} if verdict.back_off_s else {}
             self._journal.event("requeued", chunk, suspects=[*verdict.suspects], waiting=[*verdict.requeued], **waits)
@@ -388,13 +393,20 @@ class Run(Generic[ResultT]):
         if pool.can_kill:
             for chunk, cause, message in self._deadlines.passed():
                 if cause == "start_timeout" and pool.is_pending(chunk):
-                    waits = f"a worker has waited {self._plan.settings.start_timeout:g} s for room on the cluster"
-                    self._journal.event("warning", chunk, topic="pending", message=waits)
-                    self._deadlines.submitted(chunk)
+                    self._still_pending(chunk)
                     continue
                 if cause != "start_timeout":
                     self._journal.event("episode_timeout", chunk, cause=cause, message=message)
                 pool.kill(chunk, cause, message)
+
+    def _still_pending(self, chunk: Chunk) -> None:
+        """Wait on for a machine as long as other workers work; else end the run, which can be resumed."""
+        waits = f"a worker of job {chunk.job.name!r} has waited {self._plan.settings.start_timeout:g} s for a machine"
+        self._deadlines.submitted(chunk)
+        if not self._deadlines.anybody_works and self._ledger.stopped is None:
+            waits += ", and no worker has one"
+            self._ledger.stop(waits)
+        self._journal.event("warning", chunk, topic="pending", message=waits)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

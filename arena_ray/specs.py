@@ -25,6 +25,8 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass as validated_dataclass
 
+from arena_ray import labels
+
 #: Built-in policies, by the name that the job file uses.
 POLICY_TYPES = ("zero", "random", "torch", "sb3")
 
@@ -42,10 +44,16 @@ RESERVED_JOB_NAMES = frozenset(
     }
 )
 
+#: Steps of an episode of which a job says nothing.
+GUESSED_STEPS = 1000
+
 JOB_NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 ENTRY_POINT_PATTERN = (
     r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
 )
+
+#: CPUs, GPUs, memory and conditions on labels of a worker.
+Shape: TypeAlias = tuple[float, float, "float | None", tuple[tuple[str, str], ...]]
 
 TrackerName: TypeAlias = Literal["tensorboard", "mlflow", "wandb"]
 EncoderName: TypeAlias = Literal["auto", "inline", "process", "nvenc", "imageio-ffmpeg"]
@@ -168,6 +176,10 @@ class Resources(_Spec):
     memory_gb: _Positive | None = None
     """Resident memory per worker with all that it starts, GB (10^9 bytes): Ray places workers by it, and one that has
     more is replaced between two episodes. ``null``: no limit."""
+    label_selector: Mapping[StrictStr, StrictStr] = Field(default_factory=dict)
+    """Nodes that workers may be on, by labels in Ray: ``{zone: eu}``, also ``!v``, ``in(a, b)``, ``!in(a, b)``."""
+    accelerator_type: StrictStr | None = None
+    """Kind of GPU, as Ray calls it (``H100``): short for the label ``ray.io/accelerator-type``."""
 
     @field_validator("num_gpus", "num_cpus")
     @classmethod
@@ -175,6 +187,37 @@ class Resources(_Spec):
         if value > 1 and value != int(value):
             raise ValueError(f"{value} is not possible: above 1, Ray takes whole numbers only")
         return value
+
+    @field_validator("label_selector")
+    @classmethod
+    def _selector_form(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+        return labels.check_selector(value)
+
+    @field_validator("accelerator_type")
+    @classmethod
+    def _condition_form(cls, value: str | None) -> str | None:
+        return None if value is None else labels.check_condition(value)
+
+    @model_validator(mode="after")
+    def _one_accelerator_type(self) -> Resources:
+        if self.accelerator_type is None:
+            return self
+        if not self.num_gpus:
+            raise ValueError("'accelerator_type' is the kind of GPU: give 'num_gpus' with it, or leave it out")
+        if labels.ACCELERATOR_TYPE in self.label_selector:
+            raise ValueError(f"'accelerator_type' is the label {labels.ACCELERATOR_TYPE!r}; give one of the two")
+        return self
+
+    @property
+    def selector(self) -> Mapping[str, str]:
+        """Conditions on the labels of a worker's node."""
+        kind = {} if self.accelerator_type is None else {labels.ACCELERATOR_TYPE: self.accelerator_type}
+        return {**self.label_selector, **kind}
+
+    @property
+    def shape(self) -> Shape:
+        """What tells workers apart to a scheduler; hashable."""
+        return (self.num_cpus, self.num_gpus, self.memory_gb, tuple(sorted(self.selector.items())))
 
 
 #: Where videos may be stored besides the run directory.
@@ -339,6 +382,14 @@ class EvalJob(_Spec):
         if taken:
             raise ValueError(f"{', '.join(map(repr, taken))} is a metric of every job already; leave it out")
         return value
+
+    @property
+    def requested_steps(self) -> int:
+        """Environment steps that are asked for, as far as the job tells; a guess where it leaves episodes open."""
+        if self.num_steps is not None:
+            return self.num_steps
+        most = self.env.kwargs.get("max_episode_steps")
+        return (self.num_episodes or 1) * (most if isinstance(most, int) and most > 0 else GUESSED_STEPS)
 
     @property
     def num_slots(self) -> int:

@@ -50,6 +50,9 @@ class ScriptedPool:
     def num_workers(self, job: EvalJob) -> int:
         return self._num_workers
 
+    def is_warm(self, job: EvalJob) -> bool:
+        return self.has_room(job)
+
     def has_room(self, job: EvalJob) -> bool:
         return self.running < self._num_workers
 

@@ -234,7 +234,7 @@ def test_a_stop_does_not_wait_for_a_worker_that_cannot_start(tmp_path: Path, loc
     holder = remote.options(num_cpus=1).remote()
     ray.get(holder.ready.remote(), timeout=30)
     try:
-        bad = walk_job("bad", num_episodes=1, env_kwargs={"poison": [0], "step_s": 0.5})
+        bad = walk_job("bad", num_episodes=20, env_kwargs={"poison": [0], "step_s": 0.5})
         result = run(tmp_path, bad, walk_job("waits"))
     finally:
         ray.kill(holder)

@@ -119,6 +119,23 @@ class Walk(gymnasium.Env[dict[str, Any], npt.NDArray[np.float32]]):
         return self._frame()
 
 
+class Leisurely(Walk):
+    """Takes its time for each step, until there is a file that says that it is enough.
+
+    Args:
+        hurry: The file.
+    """
+
+    def __init__(self, hurry: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._hurry = hurry
+
+    def step(self, action: npt.NDArray[np.float32]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        if not os.path.exists(self._hurry):
+            time.sleep(0.2)
+        return super().step(action)
+
+
 class Unseeded(Walk):
     """Ignores `reset(seed)`, as Meta-World does."""
 

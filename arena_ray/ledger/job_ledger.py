@@ -81,10 +81,13 @@ class JobLedger:
 
     def __init__(self, job: EvalJob, bounds: list[tuple[int, int]]) -> None:
         self.job = job
+        self.shape = job.resources.shape
         self.counts = Counts()
         self.failed: str | None = None
         self._mean_episode_s = self._longest_episode_s = 0.0
         self._num_durations = 0
+        self._mean_start_s = 0.0
+        self._num_starts = 0
         self.running: dict[int, _Running] = {}
         self.rule = None if job.stop_when is None else StopRule(job.stop_when)
         self._recorded = _Episodes(job.num_episodes)
@@ -93,6 +96,7 @@ class JobLedger:
         self._cursor = 0
         self._fresh = job.num_episodes or 0
         self._pieces: deque[_Piece] = deque()
+        self._in_pieces = 0
         self._next_attempts: dict[int, int] = {}
         self._charges: dict[int, int] = {}
         self._next_index = 0
@@ -125,7 +129,32 @@ class JobLedger:
             return 0 if self._steps_done or self.running else 1
         if self.is_sure:
             return 0
-        return self._fresh + sum(len(piece.episodes) for piece in self._pieces)
+        return self._fresh + self._in_pieces
+
+    @property
+    def takes(self) -> bool:
+        """Whether a chunk could be taken now."""
+        if self.failed or self.held or not self.waiting:
+            return False
+        return not (self.job.needs_tuning and self.running)
+
+    @property
+    def work_left_s(self) -> float | None:
+        """What one worker would need for all episodes without a record, seconds; ``None``: nothing was measured yet."""
+        if not self._num_durations or self.job.num_episodes is None:
+            return None
+        return (self.job.num_episodes - self.counts.total) * self._mean_episode_s / self.job.num_slots
+
+    @property
+    def steps_left(self) -> float:
+        """Environment steps asked for by the episodes that wait, as far as the job tells, for each slot of a worker."""
+        share = 1.0 if self.job.num_episodes is None else self.waiting / self.job.num_episodes
+        return share * self.job.requested_steps / self.job.num_slots
+
+    @property
+    def start_s(self) -> float:
+        """How long starting a worker has taken on average, seconds; 0 as long as none has started."""
+        return self._mean_start_s
 
     @property
     def episode_s(self) -> tuple[float, float] | None:
@@ -179,19 +208,24 @@ class JobLedger:
         self._mean_episode_s += (duration_s - self._mean_episode_s) / self._num_durations
         self._longest_episode_s = max(self._longest_episode_s, duration_s)
 
+    def observe_start(self, seconds: float) -> None:
+        """Take in how long a new worker took to be ready."""
+        self._num_starts += 1
+        self._mean_start_s += (seconds - self._mean_start_s) / self._num_starts
+
     def tuned(self, choice: SlotChoice) -> None:
         """Take over the slots that the job's first worker chose; until then no other worker runs the job."""
         self.job = self.job.with_slots(choice) if self.job.needs_tuning else self.job
 
     def take(self, length: Callable[[int], int], stop_on_error: bool, most_slots: int = 1) -> Chunk | None:
         """Return the next chunk: suspects and returned episodes first, then fresh ones."""
-        if self.failed or self.held or not self.waiting or (self.job.needs_tuning and self.running):
+        if not self.takes:
             return None
         if self.job.num_episodes is None:
             self._steps_attempts += 1
             piece = _Piece((), self._steps_attempts, 0)
         else:
-            piece = self._pieces.popleft() if self._pieces else self._cut(max(1, length(self._worth_starting)))
+            piece = self._returned_piece() or self._cut(max(1, length(self._worth_starting)))
         chunk = Chunk(
             job=self.job,
             index=self._next_index,
@@ -219,6 +253,13 @@ class JobLedger:
             return self._fresh
         needed = sum(episode not in self._recorded for episode in range(self._cursor, self.rule.likely_end()))
         return min(self._fresh, max(math.ceil(needed / 2), self.job.num_slots))
+
+    def _returned_piece(self) -> _Piece | None:
+        if not self._pieces:
+            return None
+        piece = self._pieces.popleft()
+        self._in_pieces -= len(piece.episodes)
+        return piece
 
     def _cut(self, length: int) -> _Piece:
         """Return the next fresh episodes, all of one rebuild and one attempt."""
@@ -361,3 +402,4 @@ class JobLedger:
     def _return(self, running: _Running, episodes: tuple[int, ...], attempt: int) -> None:
         if episodes:
             self._pieces.appendleft(_Piece(episodes, attempt, running.chunk.rebuild))
+            self._in_pieces += len(episodes)

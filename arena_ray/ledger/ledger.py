@@ -28,6 +28,9 @@ RebuildBounds: TypeAlias = Callable[[int, int], "list[tuple[int, int]]"]
 #: Episodes of a chunk whose worker is yet to choose its slots.
 UNTUNED_EPISODES = 16
 
+#: What the process of a worker takes to start before it builds anything, about, seconds.
+PROCESS_START_S = 3.0
+
 #: The breaker takes a run for one of at least so many workers: one or two broken jobs end no run.
 FEWEST_WORKERS = 3
 
@@ -64,12 +67,17 @@ class Ledger:
         self._max_attempts = max_attempts
         self._continue_on_error = continue_on_error
         self._failed_starts_in_a_row = 0
-        self._most_running = 0
+        self._num_running = self._most_running = 0
 
     @property
     def finished(self) -> bool:
         """Whether nothing runs and nothing more will be handed out."""
-        return not any(job.running for job in self.jobs.values()) and not any(self.waiting_jobs())
+        return not self._num_running and not any(self.waiting_jobs())
+
+    @property
+    def num_running(self) -> int:
+        """Chunks that run."""
+        return self._num_running
 
     @property
     def completed(self) -> bool:
@@ -91,13 +99,16 @@ class Ledger:
         if self.stopped is not None:
             return None
         job = self.jobs[job_name]
-        self._most_running = max(self._most_running, 1 + sum(len(other.running) for other in self.jobs.values()))
         num_slots = UNTUNED_EPISODES if job.job.needs_tuning else job.job.num_slots
-        return job.take(
+        chunk = job.take(
             lambda remaining: self._chunk_length(remaining, num_workers, num_slots, job.episode_s),
             stop_on_error=not self._continue_on_error,
             most_slots=math.ceil((job.job.num_episodes or 1) / num_workers),
         )
+        if chunk is not None:
+            self._num_running += 1
+            self._most_running = max(self._most_running, self._num_running)
+        return chunk
 
     def tuned(self, job_name: str, choice: SlotChoice) -> None:
         """Be told which slots a job's first worker chose."""
@@ -116,6 +127,10 @@ class Ledger:
         """Be told that the worker of a chunk has built environment and policy."""
         self._failed_starts_in_a_row = 0
         self.jobs[job_name].ready(index)
+
+    def observe_start(self, job_name: str, build_s: float) -> None:
+        """Be told how long a new worker took to build environment and policy, seconds."""
+        self.jobs[job_name].observe_start(PROCESS_START_S + build_s)
 
     def started(self, job_name: str, index: int, episode: int) -> None:
         """Be told that an episode began."""
@@ -172,6 +187,7 @@ class Ledger:
             index: The chunk.
             cut_short: Whether workers have been told to start no further episode, so that it may have ended early.
         """
+        self._num_running -= 1
         self.jobs[job_name].finished(index, cut_short=cut_short)
 
     def lost_chunk(self, job_name: str, index: int, cause: str, reason: str) -> Loss:
@@ -186,6 +202,7 @@ class Ledger:
             reason: What happened, for people.
         """
         job = self.jobs[job_name]
+        self._num_running -= 1
         loss = job.lost(index, cause, FAULTS[cause], self._max_attempts, reason)
         if loss.exhausted and job.failed is None and not self._continue_on_error:
             gone = ", ".join(str(episode.episode) for episode in loss.exhausted)

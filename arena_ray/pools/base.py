@@ -80,8 +80,11 @@ class WorkerPool(Protocol):
         """Return what there is to run on, for ``run.json``."""
         ...
 
-    def check(self, jobs: Sequence[EvalJob]) -> None:
+    def check(self, jobs: Sequence[EvalJob]) -> str | None:
         """Check that each job's workers could run somewhere.
+
+        Returns:
+            What has to be waited for first, for people; ``None``: nothing.
 
         Raises:
             NotEnoughResourcesError: If they could not.
@@ -90,6 +93,10 @@ class WorkerPool(Protocol):
 
     def num_workers(self, job: EvalJob) -> int:
         """Return how many workers of a job can run at a time when nothing else does, at least 1."""
+        ...
+
+    def is_warm(self, job: EvalJob) -> bool:
+        """Return whether a worker that has been built for a job has nothing to do."""
         ...
 
     def has_room(self, job: EvalJob) -> bool:

@@ -50,6 +50,10 @@ class InlinePool:
         """Return 1."""
         return 1
 
+    def is_warm(self, job: EvalJob) -> bool:
+        """Return whether nothing runs."""
+        return self._running is None
+
     def has_room(self, job: EvalJob) -> bool:
         """Return whether nothing runs."""
         return self._running is None

@@ -41,6 +41,8 @@ class Inquiry:
         age = time.monotonic() - self._since
         self._listen()
         cause, text = classify(self._error)
+        if self._node_id in cluster.drained and cause in ("died", "unreachable"):
+            return "preempted", text  # Whatever ends a process there, it is on its way out.
         if self._node_id in (None, self._here) and cause == "unreachable":
             return ("died", text) if age > EXPLAIN_S else None
         if cause not in ("died", "unreachable") or self._node_id in (None, self._here):

@@ -23,14 +23,24 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 from arena_ray import processes
 from arena_ray.dispatch import Chunk, WorkerSetup
 from arena_ray.errors import NotEnoughResourcesError
+from arena_ray.pools.autoscaler import Autoscaler
 from arena_ray.pools.base import ChunkEvents, ChunkFinished, Place, PoolEvent, WorkerLost
 from arena_ray.pools.burials import CLOSE_S, Burials
 from arena_ray.pools.losses import Inquiry
 from arena_ray.pools.node_proofs import NodeProofs
 from arena_ray.pools.node_survey import check_nodes
-from arena_ray.pools.ray_cluster import Cluster, Room, connect, demand_table
-from arena_ray.pools.ray_worker import PIECES_AHEAD, Born, deliver_leftovers_on, start_actor
-from arena_ray.pools.roster import Order, Worker
+from arena_ray.pools.ray_cluster import Cluster, connect
+from arena_ray.pools.ray_worker import (
+    LEAVES,
+    PIECES_AHEAD,
+    STOPPED,
+    Born,
+    deliver_leftovers_on,
+    reserve,
+    start_actor,
+)
+from arena_ray.pools.room import Room, demand_table
+from arena_ray.pools.roster import Order, Roster, Worker
 from arena_ray.specs import EvalJob, RunSettings
 from arena_ray.worker_events import Event, Retiring
 
@@ -48,6 +58,12 @@ SHUN_S = 30.0
 
 #: How often a chunk is declined before it runs wherever it is.
 DECLINES = 2
+
+#: A worker with nothing to do is given back after so long, seconds: a cluster can shrink. Back-offs are shorter.
+GIVE_BACK_S = 31.0
+
+#: How often is looked for such workers, seconds.
+LOOK_S = 1.0
 
 
 class RayPool:
@@ -76,14 +92,20 @@ class RayPool:
         self._jobs: Sequence[EvalJob] = ()
         self._mark = processes.new_mark()
         self._cluster = Cluster()
+        self._autoscaler = Autoscaler()
         self._here = ray.get_runtime_context().get_node_id()
         self._burials = Burials(self._here)
         self._orders: list[Order] = []
-        self._workers: list[Worker] = []
+        self._workers = Roster(settings)
         self._blockers: list[Worker] = []
         self._quarantined: set[Place] = set()
         self._shunned: dict[str, float] = {}
+        self._left: set[str] = set()
+        self._looked_at = time.monotonic()
         self._stopped = False
+        self._rooms: tuple[Room, Room] | None = None
+        self._rooms_of: tuple[int, frozenset[str]] = (0, frozenset())
+        self._capacities: dict[Any, tuple[int, float]] = {}
 
     def open(self, setup: WorkerSetup) -> None:
         """Be told where the run is, and have the nodes prove that they reach it.
@@ -107,19 +129,35 @@ class RayPool:
         nodes = [{"num_cpus": node.num_cpus, "num_gpus": node.num_gpus} for node in self._cluster.nodes()]
         return {"pool": "ray", "nodes": nodes}
 
-    def check(self, jobs: Sequence[EvalJob]) -> None:
-        """Check that for each job some node could run a worker, and that nodes have what a worker needs.
+    def check(self, jobs: Sequence[EvalJob]) -> str | None:
+        """Check that for each job some node could run a worker, now or when an autoscaler has added one.
+
+        Nodes must also have what a worker needs.
 
         Raises:
             NotEnoughResourcesError: With a table of demand against supply.
             ClusterError: If a node lacks this package, or has other versions.
         """
         self._jobs = jobs
-        lacking = [job for job in jobs if not self._cluster.room().fits(job.resources)]
-        if lacking:
-            raise NotEnoughResourcesError(demand_table(lacking, self._cluster.nodes()))
+        waits_for = self._check_room(jobs)
         if not self._is_started_here:
             check_nodes()
+        return waits_for
+
+    def _check_room(self, jobs: Sequence[EvalJob]) -> str | None:
+        room = self._cluster.room()
+        lacking = [job for job in jobs if not room.fits(job.resources)]
+        if not lacking:
+            return None
+        self._autoscaler.ask(lacking, lambda job: reserve(job.resources))
+        table = demand_table(lacking, self._cluster.nodes())
+        if all(self._autoscaler.may_add(job) for job in lacking):
+            return f"the autoscaler is asked for machines, for at most {self._settings.start_timeout:g} s:\n{table}"
+        supply = "no node, and none that the autoscaler adds," if self._autoscaler.is_there else "no node"
+        raise NotEnoughResourcesError(
+            f"{supply} can ever run a worker of these jobs:\n\n{table}\n\n"
+            "ask for less in the job's 'resources', or give --address of a cluster that has it"
+        )
 
     def _bad_nodes(self) -> set[str]:
         unproven = self._proofs.failed if self._proofs is not None else {}
@@ -127,56 +165,103 @@ class RayPool:
 
     def _unusable_nodes(self) -> set[str]:
         shunned = {node_id for node_id, until in self._shunned.items() if time.monotonic() < until}
-        return self._bad_nodes() | shunned
+        return self._bad_nodes() | shunned | self._cluster.drained
 
-    def _room_beside(self, workers: Iterable[Worker], *, when_buried: bool = False) -> Room:
-        """Return what is free beside these workers, those that hold a bad GPU, and those that are not gone yet."""
+    def _room_beside(self, workers: Iterable[Worker]) -> Room:
+        """Return what is free beside these workers and those that hold a bad GPU."""
         room = self._cluster.room(without=self._unusable_nodes())
         for worker in (*workers, *self._blockers):
             room.take(worker.job.resources, worker.node_id)
-        for burial in () if when_buried else self._burials.holding():
-            room.take(burial.resources, None if burial.place is None else burial.place.node_id)
         return room
 
+    def _now_and_later(self) -> tuple[Room, Room]:
+        """Return what is free now, and what will be when idle workers are ended and those that go are gone.
+
+        Built anew only when something has ended: starting many workers must not look at all of them for each.
+        """
+        self._cluster.nodes()
+        of = (self._cluster.version, frozenset(self._unusable_nodes()))
+        if self._rooms is None or of != self._rooms_of:
+            now = self._room_beside(self._workers)
+            for burial in self._burials.holding():
+                now.take(burial.resources, None if burial.place is None else burial.place.node_id)
+            later = self._room_beside(self._workers.busy())
+            for order in self._orders:
+                later.take(order.chunk.job.resources, None)
+            self._rooms, self._rooms_of = (now, later), of
+        return self._rooms
+
+    def _capacity(self, job: EvalJob) -> tuple[int, float]:
+        """Return how many workers of a job fit when nothing else runs, and the cores that each can count on."""
+        self._cluster.nodes()
+        key = (self._cluster.version, frozenset(self._bad_nodes()), job.resources.shape)
+        if key not in self._capacities:
+            without = self._bad_nodes() | self._cluster.drained
+            nodes = [node for node in self._cluster.nodes() if node.node_id not in without]
+            fitting = [(node.num_cpus, node.how_many(job.resources)) for node in nodes]
+            most = self._settings.num_workers or math.inf
+            cores = min((cores / min(number, most) for cores, number in fitting if number), default=1.0)
+            self._capacities = {known: value for known, value in self._capacities.items() if known[:2] == key[:2]}
+            self._capacities[key] = (sum(number for _, number in fitting), cores)
+        return self._capacities[key]
+
     def num_workers(self, job: EvalJob) -> int:
-        """Return how many workers of a job fit when nothing else runs."""
-        fitting = self._cluster.room(without=self._bad_nodes()).how_many(job.resources)
+        """Return how many workers of a job fit when nothing else runs, with those that an autoscaler is asked for."""
+        fitting = self._capacity(job)[0] + (self._autoscaler.burst(0) if self._autoscaler.is_there else 0)
         return max(1, min(fitting, self._settings.num_workers or fitting))
+
+    def is_warm(self, job: EvalJob) -> bool:
+        """Return whether a worker that is built for a job has nothing to do."""
+        return self._workers.is_warm_for(job)
 
     def has_room(self, job: EvalJob) -> bool:
         """Return whether a chunk of a job would be run now: on a warm worker, in free room, or in an idle one's."""
-        if any(self._can_take(worker, job) for worker in self._workers):
+        if self._workers.is_warm_for(job):
             return True
-        if any(not self._waits_for_another_place(order) for order in self._orders):
+        if not self._may_have(self._workers.num_busy + len(self._orders) + 1):
             return False
         self._make_do(job)
-        busy = [worker for worker in self._workers if worker.chunk is not None]
-        return self._may_have(len(busy) + 1) and self._room_beside(busy).fits(job.resources)
+        return self._now_and_later()[1].fits(job.resources) or self._may_grow(job)
 
     def _may_have(self, num_workers: int) -> bool:
         return self._settings.num_workers is None or num_workers <= self._settings.num_workers
 
-    def _can_take(self, worker: Worker, job: EvalJob) -> bool:
-        if worker.chunk is not None or worker.retiring or self._settings.isolation == "chunk":
+    def _may_grow(self, job: EvalJob) -> bool:
+        """Return whether one more worker may wait for a machine that an autoscaler is to add."""
+        if not self._autoscaler.is_there:
             return False
-        same_job = worker.job.name == job.name
-        return same_job or (self._settings.isolation == "run" and worker.job.resources == job.resources)
+        waiting = self._workers.num_unplaced + len(self._orders)
+        placed = len(self._workers) - self._workers.num_unplaced
+        return waiting < self._autoscaler.burst(placed) and self._autoscaler.may_add(job)
 
     def submit(self, chunk: Chunk, avoid: Place | None = None) -> None:
         """Run a chunk on a warm worker, else on a new one, for which idle workers make room."""
-        self._orders.append(Order(chunk, frozenset() if avoid is None or not avoid.gpus else frozenset({avoid})))
-        self._place_orders()
+        order = Order(chunk, frozenset() if avoid is None or not avoid.gpus else frozenset({avoid}))
+        if not self._place(order):
+            self._make_room(order)
+            self._orders.append(order)
+            if self._rooms is not None:
+                self._rooms[1].take(chunk.job.resources, None)
 
     def _place_orders(self) -> None:
         """Give each order that waits a worker, if there is one or room for one."""
-        self._orders = [order for order in self._orders if not self._place(order)]
+        waiting: list[Order] = []
+        stuck: set[Any] = set()
+        for order in self._orders:
+            resources = order.chunk.job.resources
+            if not self._workers.is_warm_for(order.chunk.job) and resources.shape in stuck:
+                waiting.append(order)
+            elif not self._place(order):
+                if resources.shape not in stuck:
+                    self._make_room(order)
+                stuck.add(resources.shape)
+                waiting.append(order)
+        if len(waiting) != len(self._orders):
+            self._orders, self._rooms = waiting, None
 
     def _place(self, order: Order) -> bool:
         job = order.chunk.job
-        warm = sorted(
-            (worker for worker in self._workers if self._can_take(worker, job)),
-            key=lambda worker: worker.place in order.avoid,
-        )
+        warm = sorted(self._workers.warm(job), key=lambda worker: worker.place in order.avoid)
         worker = warm[0] if warm else None
         if worker is not None and worker.place in order.avoid:
             if self._fits_another(job, holders=1):
@@ -184,12 +269,14 @@ class RayPool:
             elif self._waits_for_another_place(order):
                 return False
         elif worker is None:
-            if not self._make_room(job):
+            if not self._fits_another(job) and not (self._may_have(len(self._workers) + 1) and self._may_grow(job)):
                 return False
             worker = self._start(job)
-        worker.job, worker.order, worker.heard = job, order, False
         avoid = self._quarantined | (order.avoid if order.declined < DECLINES else frozenset())
-        worker.stream = worker.actor.run.options(**self._stream_options()).remote(order.chunk, avoid)
+        stream = worker.actor.run.options(**self._stream_options()).remote(order.chunk, avoid)
+        self._workers.assign(worker, order, stream)
+        if self._rooms is not None:
+            self._rooms[1].take(job.resources, worker.node_id)
         return True
 
     def _stream_options(self) -> dict[str, Any]:
@@ -198,69 +285,86 @@ class RayPool:
 
     def _waits_for_another_place(self, order: Order) -> bool:
         """Return whether a chunk that was declined is to run on a worker elsewhere that is busy now."""
-        busy = [
-            worker for worker in self._workers if worker.order is not None and worker.job.name == order.chunk.job.name
-        ]
-        return order.declined > 0 and any(worker.place and worker.place not in order.avoid for worker in busy)
+        return order.declined > 0 and any(
+            worker.place and worker.place not in order.avoid
+            for worker in self._workers.busy()
+            if worker.job.name == order.chunk.job.name
+        )
 
-    def _fits_another(self, job: EvalJob, holders: int = 0, *, when_buried: bool = False) -> bool:
-        """Return whether another worker may be started, now or when those that are going are gone.
-
-        `holders` are idle ones that only hold their GPU.
-        """
-        may = self._may_have(len(self._workers) + 1 - holders)
-        return may and self._room_beside(self._workers, when_buried=when_buried).fits(job.resources)
+    def _fits_another(self, job: EvalJob, holders: int = 0) -> bool:
+        """Return whether another worker may be started now; `holders` are idle ones that only hold their GPU."""
+        return self._may_have(len(self._workers) + 1 - holders) and self._now_and_later()[0].fits(job.resources)
 
     def _end_holders(self) -> None:
         """End idle workers above the limit, when what they held a GPU for has found its place."""
-        for worker in [worker for worker in self._workers if worker.chunk is None]:
+        for worker in self._workers.idle() if self._settings.num_workers is not None else ():
             if not self._may_have(len(self._workers)):
                 self._dismiss(worker)
 
-    def _make_room(self, job: EvalJob) -> bool:
-        """End idle workers until one more fits; return whether it does now."""
-        for worker in [worker for worker in self._workers if worker.chunk is None]:
-            if self._fits_another(job, when_buried=True):
-                break
-            self._dismiss(worker)
+    def _make_room(self, order: Order) -> None:
+        """End idle workers until one more will fit when they are gone, if that helps."""
+        job = order.chunk.job
+        if self._workers.num_idle and not self._waits_for_another_place(order):
+            room = self._room_beside(self._workers)
+            for other in self._orders:
+                if other is not order:
+                    room.take(other.chunk.job.resources, None)
+            idle, going = self._workers.idle(), 0
+            while not (fits := room.fits(job.resources) and self._may_have(len(self._workers) + 1 - going)):
+                if going == len(idle):
+                    break
+                room.give(idle[going].job.resources, idle[going].node_id)
+                going += 1
+            for worker in idle[:going] if fits else ():
+                self._dismiss(worker)
         self._make_do(job)
-        return self._fits_another(job)
 
     def _make_do(self, job: EvalJob) -> None:
         """Take back quarantine when nothing else is left: bad places are better than none."""
-        if not self._workers and not len(self._burials) and not self._room_beside([]).fits(job.resources):
+        if len(self._workers) or len(self._burials) or not (self._quarantined or self._shunned or self._blockers):
+            return
+        if not self._room_beside([]).fits(job.resources):
             self._quarantined.clear()
             self._shunned.clear()
-            self._workers, self._blockers = self._blockers, []
+            for worker in self._blockers:
+                self._workers.add(worker)
+                if worker.place is not None:
+                    self._workers.placed(worker, worker.place)
+            self._blockers, self._rooms = [], None
 
     def _start(self, job: EvalJob) -> Worker:
         mark = processes.new_mark(self._mark)
-        cores = self._cores_per_worker(job)
-        proof_key = None if self._proofs is None else self._proofs.key
-        actor = start_actor(job.resources, self._setup, mark, self._stop_key, cores, self._bad_nodes(), proof_key)
+        actor = start_actor(
+            job.resources,
+            self._setup,
+            mark,
+            self._stop_key,
+            cores=self._capacity(job)[1],
+            num_workers=self.num_workers(job),
+            bad_nodes=self._bad_nodes(),
+            proof_key=None if self._proofs is None else self._proofs.key,
+        )
         worker = Worker(actor, mark, job)
-        self._workers.append(worker)
+        if self._rooms is not None:
+            self._rooms[0].take(job.resources, None)
+        self._workers.add(worker)
         return worker
-
-    def _cores_per_worker(self, job: EvalJob) -> float:
-        """Return the share of a node's cores that a worker has when as many run as will, on the fullest node."""
-        fitting = [(node.num_cpus, node.how_many(job.resources)) for node in self._cluster.nodes()]
-        most = self._settings.num_workers or math.inf
-        return min((cores / min(number, most) for cores, number in fitting if number), default=1.0)
 
     def _dismiss(self, worker: Worker) -> None:
         """Let an idle worker close its environment, then end it."""
+        self._rooms = None
         self._workers.remove(worker)
         self._burials.close(worker.burial())
 
     def is_pending(self, chunk: Chunk) -> bool:
         """Return whether Ray has not started the process that is to run a chunk, as far as can be seen from here."""
-        worker = next((worker for worker in self._workers if worker.chunk is chunk), None)
+        worker = self._workers.running(chunk)
         return worker is None or (worker.place is None and not processes.marked_processes(worker.mark))
 
     def place_of(self, chunk: Chunk) -> Place | None:
         """Return where a chunk runs."""
-        return next((worker.place for worker in self._workers if worker.chunk is chunk), None)
+        worker = self._workers.running(chunk)
+        return None if worker is None else worker.place
 
     def has_place_besides(self, place: Place, job: EvalJob) -> bool:
         """Return whether there are GPUs, or nodes, for a worker of a job that are neither this nor quarantined."""
@@ -274,35 +378,61 @@ class RayPool:
     def quarantine(self, place: Place) -> None:
         """Start no further worker there; idle ones that are there are ended."""
         self._quarantined.add(place)
-        for worker in [worker for worker in self._workers if worker.chunk is None and worker.place == place]:
+        for worker in [worker for worker in self._workers.idle() if worker.place == place]:
             self._dismiss(worker)
+
+    def _leave_drained_nodes(self) -> None:
+        """Let the workers on nodes that are being drained finish their episodes, and end the idle ones."""
+        if self._cluster.drained <= self._left:
+            return
+        self._left |= self._cluster.drained
+        if not self._stopped:
+            _internal_kv_put(self._stop_key, ",".join(sorted(self._left)).encode())
+        for worker in self._workers.idle():
+            if worker.node_id in self._left:
+                self._dismiss(worker)
+
+    def _give_back(self) -> None:
+        """End workers that have had nothing to do for long; one that holds its GPU for another's sake is left."""
+        self._looked_at = now = time.monotonic()
+        if not self._orders and not self._workers.num_unplaced:
+            for worker in [worker for worker in self._workers.idle() if now - worker.idle_since > GIVE_BACK_S]:
+                self._dismiss(worker)
 
     def wait(self, timeout_s: float) -> list[PoolEvent]:
         """Return what happened; waits until something does, at most so long."""
+        before = len(self._burials)
         self._burials.tend()
         self._tend_proofs()
+        if len(self._burials) != before:
+            self._rooms = None
         if self._stopped and self._orders:
             withdrawn, self._orders = self._orders, []
             return [ChunkFinished(order.chunk) for order in withdrawn]
+        self._leave_drained_nodes()
+        if time.monotonic() - self._looked_at > LOOK_S:
+            self._give_back()
         self._take_from_pending()
         self._place_orders()
-        if self._orders and not self._workers and not len(self._burials):
+        if self._orders and not len(self._workers) and not len(self._burials):
             # There was room when it was submitted, and now there is none: nobody runs that could make any.
             given_back, self._orders = self._orders, []
+            self._rooms = None
             return [WorkerLost(order.chunk, "unreachable", "no node has room any more") for order in given_back]
         losses = self._explained_losses()
         if losses:
             return losses
-        streams = {worker.stream: worker for worker in self._workers if worker.stream is not None}
-        if not streams:
+        if not self._workers.streams:
             time.sleep(min(timeout_s, IDLE_S))
             return []
-        if self._orders or any(worker.inquiry is not None for worker in self._workers):
+        if self._orders or self._workers.lost:
             timeout_s = min(timeout_s, IDLE_S)  # What they wait for is seen by looking.
-        ready, _ = ray.wait(list(streams), num_returns=1, timeout=timeout_s, fetch_local=False)
+        streams = list(self._workers.streams)
+        ready, _ = ray.wait(streams, num_returns=1, timeout=timeout_s, fetch_local=False)
         if ready and len(streams) > 1:
-            ready, _ = ray.wait(list(streams), num_returns=len(streams), timeout=0, fetch_local=False)
-        return [event for stream in ready for event in self._next(streams[stream])]
+            ready, _ = ray.wait(streams, num_returns=len(streams), timeout=0, fetch_local=False)
+        workers = [self._workers.streams[stream] for stream in ready]
+        return [event for worker in workers for event in self._next(worker)]
 
     def _next(self, worker: Worker) -> list[PoolEvent]:
         """Return the next thing that a worker's stream holds, which is ready."""
@@ -313,17 +443,23 @@ class RayPool:
         except StopIteration:
             if worker.verdict is not None:  # It was ended for a reason, and reached the chunk's end before it died.
                 return [self._lose(worker, order.chunk, *worker.verdict)]
-            worker.order = worker.stream = None
-            if worker.retiring or self._settings.isolation == "chunk":
+            self._free(worker)
+            leaves = worker.node_id in self._left and not worker.retiring  # It came to the end before it noticed.
+            if worker.retiring or leaves or self._settings.isolation == "chunk":
                 self._dismiss(worker)
-            return [ChunkFinished(order.chunk)]
+            told = [ChunkEvents(order.chunk, (Retiring(reason=LEAVES),))] if leaves else []
+            return [*told, ChunkFinished(order.chunk)]
         except ray.exceptions.RayError as error:
             if worker.verdict is not None:
                 return [self._lose(worker, order.chunk, *worker.verdict)]
-            worker.stream, worker.inquiry = None, Inquiry(error, worker.actor, worker.node_id, self._here)
+            self._workers.mute(worker)
+            worker.inquiry = Inquiry(error, worker.actor, worker.node_id, self._here)
+            self._workers.lost[worker] = None
             return self._explained_losses()
         if isinstance(said, Born):
-            worker.place = said.place
+            if worker.place != said.place:
+                self._workers.placed(worker, said.place)
+                self._rooms = None
             if self._proofs is not None:
                 self._proofs.begin(said.place.node_id)
             if said.declined:
@@ -335,6 +471,12 @@ class RayPool:
         worker.retiring = worker.retiring or any(isinstance(event, Retiring) for event in said)
         return [ChunkEvents(order.chunk, said)]
 
+    def _free(self, worker: Worker) -> None:
+        """Note that a worker, which has said where it is, has nothing to run any more."""
+        self._workers.freed(worker)
+        if self._rooms is not None:
+            self._rooms[1].give(worker.job.resources, worker.node_id)
+
     def _tend_proofs(self) -> None:
         """End the workers that were placed on a node which turns out not to reach the run directory.
 
@@ -344,7 +486,7 @@ class RayPool:
         if self._proofs is None:
             return
         for node_id, problem in self._proofs.tend():
-            for worker in self._workers:
+            for worker in list(self._workers.busy()):
                 if worker.node_id == node_id and worker.chunk is not None:
                     self.kill(worker.chunk, "unshared", f"{problem}; the node is not used")
             if self._proofs.none_proven:
@@ -355,7 +497,7 @@ class RayPool:
         assert self._told is not None
         if not self._told.staged:
             return
-        for worker in [worker for worker in self._workers if worker.chunk is None]:
+        for worker in self._workers.idle():
             self._dismiss(worker)
         self._burials.drain(CLOSE_S)
         for node in self._cluster.nodes():
@@ -365,24 +507,25 @@ class RayPool:
 
     def _take_from_pending(self) -> None:
         """Give the chunk of a worker that Ray does not place to an idle one, or end idle ones that are in its way."""
-        for worker in self._workers:
-            pending = worker.order is not None and worker.place is None and worker.inquiry is None
-            if not pending or time.monotonic() - worker.since < PENDING_S:
+        if not self._workers.num_idle:
+            return
+        for worker in self._workers.unplaced():
+            if time.monotonic() - worker.since < PENDING_S:
                 continue
             assert worker.order is not None
-            idle = [other for other in self._workers if other.chunk is None]
-            if any(self._can_take(other, worker.job) for other in idle):
+            if self._workers.is_warm_for(worker.job):
                 self._orders.insert(0, worker.order)
                 self._workers.remove(worker)
                 self._burials.end(worker.burial())
+                self._rooms = None
                 return
-            for other in idle:
+            for other in self._workers.idle():
                 self._dismiss(other)
 
     def _explained_losses(self) -> list[PoolEvent]:
         """Return the losses whose reason is known by now."""
         losses = []
-        for worker in [worker for worker in self._workers if worker.inquiry is not None]:
+        for worker in list(self._workers.lost):
             assert worker.inquiry is not None
             assert worker.chunk is not None
             verdict = worker.verdict or worker.inquiry.verdict(self._cluster)
@@ -392,7 +535,7 @@ class RayPool:
 
     def _take_back(self, worker: Worker, order: Order) -> None:
         """Look for another worker for a chunk; this one holds its GPU meanwhile, or for ever if that is bad."""
-        worker.order = worker.stream = None
+        self._free(worker)
         order.declined += 1
         if worker.place in self._quarantined:
             self._workers.remove(worker)
@@ -401,6 +544,7 @@ class RayPool:
 
     def _lose(self, worker: Worker, chunk: Chunk, cause: str, message: str) -> PoolEvent:
         self._workers.remove(worker)
+        self._rooms = None
         self._burials.end(worker.burial())
         if cause in ("node_lost", "unreachable") and worker.node_id not in (None, self._here):
             assert worker.node_id is not None
@@ -409,29 +553,30 @@ class RayPool:
 
     def kill(self, chunk: Chunk, cause: str, message: str) -> None:
         """End the worker of a chunk by force."""
-        for worker in self._workers:
-            if worker.chunk is chunk and worker.verdict is None:
-                worker.verdict = (cause, message)
-                ray.kill(worker.actor, no_restart=True)
+        worker = self._workers.running(chunk)
+        if worker is not None and worker.verdict is None:
+            worker.verdict = (cause, message)
+            ray.kill(worker.actor, no_restart=True)
 
     def stop(self) -> None:
         """Let episodes in flight finish and start no other."""
         self._stopped = True
-        _internal_kv_put(self._stop_key, b"1")
-        for worker in self._workers:
-            if worker.chunk is not None and not worker.heard:
+        _internal_kv_put(self._stop_key, STOPPED)
+        for worker in list(self._workers.busy()):
+            if not worker.heard:
                 # It may wait for its resources for ever, and has begun nothing.
+                assert worker.chunk is not None
                 self.kill(worker.chunk, WITHDRAWN, "the run stops")
 
     def close(self) -> None:
         """End all workers, busy ones at once, and the Ray that this pool started."""
         if not ray.is_initialized():
             return
-        for worker in [worker for worker in self._workers if worker.chunk is None]:
+        for worker in self._workers.idle():
             self._dismiss(worker)
         for worker in (*self._workers, *self._blockers):
             self._burials.end(worker.burial())
-        self._workers, self._blockers = [], []
+        self._workers, self._blockers = Roster(self._settings), []
         self._burials.finish(CLOSE_S)
         _internal_kv_del(self._stop_key)
         if self._proofs is not None:
