@@ -205,7 +205,8 @@ class Run(Generic[ResultT]):
             self._journal.event("warning", topic="no_limits", message=message)
 
     def _loop(self, pool: WorkerPool) -> None:
-        self._hand_out = HandOut(self._ledger, pool, lambda chunk: self._submit(chunk, pool))
+        asked_for = self._plan.settings.num_workers is not None
+        self._hand_out = HandOut(self._ledger, pool, lambda chunk: self._submit(chunk, pool), asked_for)
         while not self._ledger.finished and not self._ends_at_once:
             waited_s = self._journal.waited_s
             self._release()
@@ -308,8 +309,6 @@ class Run(Generic[ResultT]):
                 self._known_workers.add((item.worker, name))
                 self._ledger.observe_start(name, item.build_s)
                 self._journal.event("worker_started", chunk, **item.to_json(), **self._memory.get((name, index), {}))
-            else:
-                self._journal.event("chunk_taken", chunk, worker=dataclasses.asdict(item.worker))
         elif isinstance(item, MemorySample):
             held = self._memory[name, index] = {"resident_mb": item.resident_mb, "gpu_mb": item.gpu_mb}
             if item.amid:

@@ -20,9 +20,14 @@ class HandOut:
         ledger: Says which chunk is next.
         pool: Says whether there is room.
         submit: Called with each chunk that is handed out.
+        all_asked_for: Whether the number of workers was asked for: then a worker is started also for work that others
+            would be through with first.
     """
 
-    def __init__(self, ledger: Ledger, pool: WorkerPool, submit: Callable[[Chunk], None]) -> None:
+    def __init__(
+        self, ledger: Ledger, pool: WorkerPool, submit: Callable[[Chunk], None], all_asked_for: bool = False
+    ) -> None:
+        self._all_asked_for = all_asked_for
         self._ledger, self._pool, self._submit = ledger, pool, submit
         self._jobs = ledger.jobs
         self._claims = Claims(ledger.jobs, pool.num_workers)
@@ -50,7 +55,7 @@ class HandOut:
         if not left_over and not every:
             return  # Those that have been refilled leave no room for others.
         self._looked_at = now
-        for job in Turns(self._jobs.values(), self._pool.num_workers):
+        for job in Turns(self._jobs.values(), self._pool.num_workers, self._all_asked_for):
             if self._pool.has_room(job.job):
                 self._give(job)
 

@@ -207,7 +207,7 @@ class _Reading:
         if line["kind"] == "chunk_started":
             left = line.get("indices", "")
             self._running[key] = RunningChunk(*key, line["attempt"], line["time"], left)
-        elif line["kind"] in ("worker_started", "chunk_taken"):
+        elif line["kind"] == "worker_started":
             self._of_chunk[key] = line["worker"]
         elif line["kind"] in _ENDS:
             self._running.pop(key, None)

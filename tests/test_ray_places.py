@@ -117,7 +117,7 @@ def test_a_node_on_which_every_worker_dies_is_quarantined(tmp_path: Path, cluste
     bad = cluster.head_node.node_id
     changes: dict[str, Any] = {"num_episodes": 24}
     kwargs = {"where": "node", "what": bad, "max_length": 6, "step_s": 0.1}
-    result = run(tmp_path, kwargs, chunk_size=1, max_attempts=9, **changes)
+    result = run(tmp_path, kwargs, chunk_size=1, max_attempts=9, num_workers=4, **changes)
     assert result.status == "completed"
     assert outcome(result) == outcome(reference(tmp_path, env_kwargs={"max_length": 6}, **changes))
     assert [event["node_id"] for event in events(result, "quarantined")] == [bad]

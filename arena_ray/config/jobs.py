@@ -64,8 +64,9 @@ def job_document(job: EvalJob) -> dict[str, Any]:
     """Return a job as strict JSON data that `load_plan` reads back into an equal job."""
     document = job.model_dump(mode="json")
     del document["video"]["video_base_dir"]  # a job cannot choose it, see NO_VIDEO_BASE_DIR
-    if job.resources.memory_gb is None:
-        del document["resources"]["memory_gb"]
+    for optional in ("memory_gb", "label_selector", "accelerator_type"):
+        if not document["resources"][optional]:
+            del document["resources"][optional]
     if job.stop_when is None:
         del document["stop_when"]
     return document

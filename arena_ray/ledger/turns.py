@@ -31,10 +31,14 @@ class Turns:
     Args:
         jobs: All jobs of the run, in the order of the job file.
         num_workers: Returns how many workers of a job could run at a time if nothing else did.
+        all_asked_for: Whether somebody said how many workers there are to be: then none is spared.
     """
 
-    def __init__(self, jobs: Iterable[JobLedger], num_workers: Callable[[EvalJob], int]) -> None:
+    def __init__(
+        self, jobs: Iterable[JobLedger], num_workers: Callable[[EvalJob], int], all_asked_for: bool = False
+    ) -> None:
         everything = list(jobs)
+        self._all_asked_for = all_asked_for
         self._num_workers = num_workers
         self._running: dict[Shape, float] = defaultdict(float)
         self._heaps: dict[Shape, list[tuple[Rank, JobLedger]]] = defaultdict(list)
@@ -54,7 +58,7 @@ class Turns:
             shape = min(self._heaps, key=lambda shape: self._running[shape])
             rank, job = heapq.heappop(self._heaps[shape])
             num_running = len(job.running)
-            if is_worth_a_worker(job):
+            if self._all_asked_for or is_worth_a_worker(job):
                 yield job
                 if len(job.running) == num_running:
                     del self._heaps[shape]

@@ -160,8 +160,8 @@ def _raise_if_it_never_ran(end: JobEnd) -> None:
 
 def _interrupted(server: JobServer, submission_id: str) -> int:
     """Leave the run alone, unless the user presses Ctrl-C again."""
-    _say(f"\ndetached: the run goes on as {submission_id}; Ctrl-C again within {SECOND_S:g} s ends it")
     try:
+        _say(f"\ndetached: the run goes on as {submission_id}; Ctrl-C again within {SECOND_S:g} s ends it")
         time.sleep(SECOND_S)
     except KeyboardInterrupt:
         stop(submission_id, address=server.address)

@@ -58,7 +58,7 @@ def test_adds_whole_videos_to_the_run(two: RunResult, tmp_path: Path) -> None:
         ("long", episode, True) for episode in (3, 7, 8)
     ]
     after = tree(two.run_dir)
-    assert {name for name in before if before[name] != after.get(name)} == {"summary.json"}
+    assert {name for name in before if before[name] != after.get(name)} == {"summary.json", "report.html"}
     rows = records(two.run_dir, "long")
     paths = []
     for line in replays(two.run_dir):
@@ -170,7 +170,7 @@ def test_an_episode_that_has_not_run_yet(run: Run, tmp_path: Path) -> None:
 
 def test_every_flag_is_documented_and_taken(two: RunResult) -> None:
     shown = arena_ray_here("replay", "--help", cwd=two.run_dir).stdout
-    switches = ["--record_viewport_video", "--record_camera_video", "--continue_on_error", "--inline"]
+    switches = ["--record_viewport_video", "--record_camera_video", "--continue_on_error", "--inline", "--collect"]
     values = {
         "--num_workers": "1",
         "--chunk_size": "1",
@@ -216,7 +216,7 @@ def test_signals(number: signal.Signals, code: int, run: Run, tmp_path: Path) ->
     replayed_steps = len(tape(notes, "step")) - steps
     assert number == signal.SIGTERM or replayed_steps == 3 * len(judged)
     after = tree(result.run_dir)
-    assert {name for name in before if before[name] != after.get(name)} == {"summary.json"}
+    assert {name for name in before if before[name] != after.get(name)} == {"summary.json", "report.html"}
     videos = [name for name in after if name.endswith(".mp4")]
     assert sorted(videos) == sorted(f"corridor/viewport-env0-episode-{episode}.mp4" for episode in judged)
     assert summary(result.run_dir)["jobs"]["corridor"]["videos"] == [
