@@ -229,7 +229,8 @@ class VideoRecorder:
                 self._awaits_reset.discard(index)
                 self._begin(index)
             else:
-                self._count_step(index, reward, info, ended)
+                if self._captions:
+                    self._count_step(index, reward, info, ended)
                 if ended and mode is AutoresetMode.SAME_STEP:
                     # What the step shows belongs to the next episode already.
                     if self._videos.takes_frames(slot):
