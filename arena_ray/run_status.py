@@ -182,13 +182,18 @@ class RunStatus:
 
 
 class _Reading:
-    """What the lines of both files add up to; the newest record of an episode counts."""
+    """What the lines of both files add up to; the newest record of an episode counts.
+
+    Who has a chunk is told when its worker starts, and by its records. Before its first record a chunk is taken to be
+    with a worker of its job that has just ended another: those get the next.
+    """
 
     def __init__(self, requested: Mapping[str, int | None]) -> None:
         self.jobs = {name: JobStatus(name, number) for name, number in requested.items()}
         self._newest: dict[tuple[str, int], tuple[str, bool | None]] = {}
         self._of_chunk: dict[tuple[str, int], Mapping[str, Any]] = {}
         self._running: dict[tuple[str, int], RunningChunk] = {}
+        self._free: dict[str, list[Mapping[str, Any]]] = {}
 
     def record(self, line: Mapping[str, Any]) -> None:
         job = self.jobs.get(line["job"])
@@ -207,10 +212,14 @@ class _Reading:
         if line["kind"] == "chunk_started":
             left = line.get("indices", "")
             self._running[key] = RunningChunk(*key, line["attempt"], line["time"], left)
+            if self._free.get(key[0]):
+                self._of_chunk.setdefault(key, self._free[key[0]].pop())
         elif line["kind"] == "worker_started":
             self._of_chunk[key] = line["worker"]
         elif line["kind"] in _ENDS:
             self._running.pop(key, None)
+            if line["kind"] == "chunk_finished" and key in self._of_chunk:
+                self._free.setdefault(key[0], []).append(self._of_chunk[key])
             if line["kind"] == "worker_lost" and key[0] in self.jobs:
                 self.jobs[key[0]].lost += 1
         elif line["kind"] in ("run_finished", "run_resumed"):

@@ -87,3 +87,15 @@ def test_it_needs_no_ray_and_no_simulator(finished: Path) -> None:
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["status", str(tmp_path)]) == 2
     assert "is not a run directory" in capsys.readouterr().err
+
+
+def test_a_chunk_without_a_record_is_with_the_worker_that_was_free(cut_off: Path) -> None:
+    records = (cut_off / "episodes.jsonl").read_bytes().splitlines(keepends=True)[:3]
+    (cut_off / "episodes.jsonl").write_bytes(b"".join(records))
+    lock = RunDir(cut_off).lock()
+    try:
+        (chunk,) = RunStatus.read(cut_off).running
+    finally:
+        lock.release()
+    assert (chunk.chunk, chunk.left) == (1, "3-5")
+    assert chunk.worker == json.loads(records[0])["worker"]
