@@ -52,7 +52,63 @@ _NVENC = {
 _BT601, _LIMITED_RANGE = 6, 1
 
 
-class PyAvEncoder:
+class _Stream:
+    """One file with one H.264 stream."""
+
+    def __init__(
+        self,
+        target: str | IO[bytes],
+        video_format: VideoFormat,
+        muxer: dict[str, str],
+        codec: str,
+        options: dict[str, str],
+        batch: int = 1,
+    ) -> None:
+        import av
+
+        # flush_packets: FFmpeg otherwise holds back 256 KiB, which a killed process loses.
+        container: Any = av.open(target, "w", format="mp4", options={**muxer, "flush_packets": "1"})
+        video: Any = cast(Any, container).add_stream(codec, rate=video_format.rate, options=options)
+        video.width, video.height = video_format.encoded_size
+        video.pix_fmt, video.codec_context.thread_count = "yuv420p", 1
+        video.codec_context.colorspace, video.codec_context.color_range = _BT601, _LIMITED_RANGE
+        self._container: Any = container
+        self._video: Any = video
+        self._to_picture = _Converter(video_format, batch)
+        self._batch = batch
+        self._pictures: list[Any] = []
+        self._frames = 0
+
+    def write(self, frame: RgbFrame) -> None:
+        """Append one frame, ``uint8[height, width, 3]``."""
+        picture = self._to_picture(frame)
+        picture.pts = self._frames
+        self._pictures.append(picture)
+        self._frames += 1
+        if len(self._pictures) == self._batch or self._frames <= FIRST_FRAMES:
+            self._encode_pictures()
+
+    def _encode_pictures(self) -> None:
+        pictures, self._pictures = self._pictures, []
+        for picture in pictures:
+            # The first packet writes the header too. Never call start_encoding(): closing a hybrid file that has a
+            # header but no packet is a segmentation fault (PyAV 18.1, FFmpeg 8.1).
+            self._container.mux(self._video.encode(picture))
+
+    def close(self) -> None:
+        """Complete the file."""
+        if self._container is None:
+            return
+        try:
+            if self._frames:
+                self._encode_pictures()
+                self._container.mux(self._video.encode(None))
+        finally:
+            container, self._container = self._container, None
+            container.close()
+
+
+class PyAvEncoder(_Stream):
     """libx264 in this process, one thread, yuv420p.
 
     Args:
@@ -70,15 +126,7 @@ class PyAvEncoder:
         muxer = {"movflags": "+".join(filter(None, (_movflags(), fragments)))}
         if video_format.fragment_s is not None:
             muxer["frag_duration"] = str(round(video_format.fragment_s * 1e6))
-        self._stream = _Stream(str(path), video_format, muxer, self.codec, self.options[video_format.preset], batch)
-
-    def write(self, frame: RgbFrame) -> None:
-        """Append one frame, ``uint8[height, width, 3]``."""
-        self._stream.write(frame)
-
-    def close(self) -> None:
-        """Complete the file."""
-        self._stream.close()
+        super().__init__(str(path), video_format, muxer, self.codec, self.options[video_format.preset], batch)
 
 
 class NvencEncoder(PyAvEncoder):
@@ -134,60 +182,6 @@ def _write_small_video(muxer: dict[str, str], codec: str, options: dict[str, str
     stream = _Stream(io.BytesIO(), VideoFormat(width=side, height=side, fps=30.0), muxer, codec, options)
     stream.write(np.zeros((side, side, 3), np.uint8))
     stream.close()
-
-
-class _Stream:
-    """One file with one H.264 stream."""
-
-    def __init__(
-        self,
-        target: str | IO[bytes],
-        video_format: VideoFormat,
-        muxer: dict[str, str],
-        codec: str,
-        options: dict[str, str],
-        batch: int = 1,
-    ) -> None:
-        import av
-
-        # flush_packets: FFmpeg otherwise holds back 256 KiB, which a killed process loses.
-        container: Any = av.open(target, "w", format="mp4", options={**muxer, "flush_packets": "1"})
-        video: Any = cast(Any, container).add_stream(codec, rate=video_format.rate, options=options)
-        video.width, video.height = video_format.encoded_size
-        video.pix_fmt, video.codec_context.thread_count = "yuv420p", 1
-        video.codec_context.colorspace, video.codec_context.color_range = _BT601, _LIMITED_RANGE
-        self._container: Any = container
-        self._video: Any = video
-        self._to_picture = _Converter(video_format, batch)
-        self._batch = batch
-        self._pictures: list[Any] = []
-        self._frames = 0
-
-    def write(self, frame: RgbFrame) -> None:
-        picture = self._to_picture(frame)
-        picture.pts = self._frames
-        self._pictures.append(picture)
-        self._frames += 1
-        if len(self._pictures) == self._batch or self._frames <= FIRST_FRAMES:
-            self._encode_pictures()
-
-    def _encode_pictures(self) -> None:
-        pictures, self._pictures = self._pictures, []
-        for picture in pictures:
-            # The first packet writes the header too. Never call start_encoding(): closing a hybrid file that has a
-            # header but no packet is a segmentation fault (PyAV 18.1, FFmpeg 8.1).
-            self._container.mux(self._video.encode(picture))
-
-    def close(self) -> None:
-        if self._container is None:
-            return
-        try:
-            if self._frames:
-                self._encode_pictures()
-                self._container.mux(self._video.encode(None))
-        finally:
-            container, self._container = self._container, None
-            container.close()
 
 
 class _Converter:

@@ -222,7 +222,7 @@ class VideoRecorder:
         mode = self._mode = self._mode or autoreset_mode(self.env, terminated)
         done = done_flags(terminated, truncated)
         shown = self._glance(observation)
-        terminal = Once(lambda: self._look_terminal(info))
+        terminal = Once(lambda: self._look_terminal(info)) if mode is AutoresetMode.SAME_STEP else None
         for index in range(self._num_slots):
             slot, ended = self._first_slot + index, bool(done[min(index, len(done) - 1)])
             if index in self._awaits_reset:
@@ -231,7 +231,7 @@ class VideoRecorder:
             else:
                 if self._captions:
                     self._count_step(index, reward, info, ended)
-                if ended and mode is AutoresetMode.SAME_STEP:
+                if ended and terminal is not None:
                     # What the step shows belongs to the next episode already.
                     if self._videos.takes_frames(slot):
                         self._record_terminal_frames(slot, index, terminal())
