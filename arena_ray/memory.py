@@ -47,14 +47,26 @@ def available_mb() -> float | None:
 
 def _descendants(pid: int) -> Iterator[int]:
     """Yield all children, grandchildren and so on that have not been re-parented."""
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = task.read_text().split()
-        except OSError:
-            continue  # The thread or process has just ended.
-        for child in children:
-            yield int(child)
-            yield from _descendants(int(child))
+    for task in _listed(f"/proc/{pid}/task"):  # Each thread has its own children.
+        for child in map(int, _content(f"/proc/{pid}/task/{task}/children").split()):
+            yield child
+            yield from _descendants(child)
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _content(file: str) -> bytes:
+    """Return what stands in a file of ``/proc``; nothing if the thread or process has just ended."""
+    try:
+        with open(file, "rb", buffering=0) as stream:
+            return stream.read()
+    except OSError:
+        return b""
 
 
 def _resident_bytes(pids: list[int]) -> int:
@@ -66,7 +78,5 @@ def _resident_bytes(pids: list[int]) -> int:
 
 
 def _pages(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0
+    numbers = _content(f"/proc/{pid}/statm").split()
+    return int(numbers[1]) if len(numbers) > 1 else 0

@@ -92,17 +92,24 @@ class Rollout:
             records = [self._record(slot, outcome) for slot, outcome in sorted(ended.items())]
             self._stopping = self._stopping or (self._chunk.stop_on_error and any(record.error for record in records))
             tickets = self._pull()
+            if not self._in_flight and not tickets:
+                break
             if records or tickets or self._returned or time.monotonic() >= self._progress_at:
                 self._clock.start("waiting")
                 yield (*records, *self._returns(), *_starts(tickets), self._progress())
                 self._clock.start("other")
-            if not self._in_flight and not tickets:
-                break
             ended = self._advance(tickets)
-        clips = self._slots.end_chunk()
-        if clips:
-            yield tuple(Notice(topic="chunk_video", message=self._relative(clip).path) for clip in clips)
-        yield (self._clock.usage(self._steps, self._slots.num_slots),)
+        yield from self._end((*records, *self._returns(), self._progress()))
+
+    def _end(self, last: Events) -> Iterator[Events]:
+        """Let every slot rest; what was not said yet goes with the end, because each message takes its time."""
+        try:
+            clips = self._slots.end_chunk()
+        except Exception:
+            yield last
+            raise
+        notices = (Notice(topic="chunk_video", message=self._relative(clip).path) for clip in clips)
+        yield (*last, *notices, self._clock.usage(self._steps, self._slots.num_slots))
 
     def _pull(self) -> dict[int, Ticket]:
         """Return the tickets that resting slots take now."""

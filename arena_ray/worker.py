@@ -98,7 +98,9 @@ class EvalWorker:
     def _run(self, chunk: Chunk, should_stop: Callable[[], bool]) -> Iterator[Events]:
         with self._log_to_job_folder(chunk):
             logger.info("chunk begins: %d episodes, attempt %d", len(chunk.episodes), chunk.attempt)
-            yield ()  # The chunk has arrived: from now on it is environment and policy that take their time.
+            is_warm = self._built_for == (chunk.job, chunk.rebuild) and not chunk.job.needs_tuning
+            if not is_warm:
+                yield ()  # The chunk has arrived: from now on it is environment and policy that take their time.
             try:
                 chunk, tuned = self._tuned(chunk)
                 ready = (*tuned, *self._prepare(chunk))
@@ -108,14 +110,21 @@ class EvalWorker:
                 yield (Failure(kind="build", error=describe_error(error)),)
                 return
             self._sampled_at, self._gpu_mb = time.monotonic(), None
-            yield (self._sample(amid=False), *ready)
+            unsaid: Events = ready if is_warm else (self._sample(amid=False), *ready)
+            if not is_warm or chunk.probe_seeding:
+                yield unsaid
+                unsaid = ()
+            # A message takes a millisecond: what follows at once goes with it.
             with GpuWatch(self._gpus) as watch:
                 for events in self._roll_out(chunk, should_stop):
                     self._num_started += sum(isinstance(event, EpisodeStarted) for event in events)
-                    yield (*self._with_gpus(events, watch), *self._samples())
+                    unsaid = (*unsaid, *self._with_gpus(events, watch), *self._samples())
+                    if not any(isinstance(event, ChunkUsage) for event in events):
+                        yield unsaid
+                        unsaid = ()
             self._retires = self._retires or self._reason_to_retire(chunk.job)
             retiring = () if self._retires is None else (Retiring(reason=self._retires),)
-            yield (self._sample(amid=False), *self._placement.notices(), *retiring)
+            yield (*unsaid, self._sample(amid=False), *self._placement.notices(), *retiring)
             logger.info("chunk ends")
 
     def _samples(self) -> Events:

@@ -465,9 +465,10 @@ class RayPool:
             if said.declined:
                 self._take_back(worker, order)
                 return []
-            self._end_holders()
             said = ()
-        worker.heard = True
+        if not worker.heard:
+            worker.heard = True
+            self._end_holders()
         worker.retiring = worker.retiring or any(isinstance(event, Retiring) for event in said)
         return [ChunkEvents(order.chunk, said)]
 

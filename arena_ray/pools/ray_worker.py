@@ -44,7 +44,7 @@ LEAVES = "its node is being drained"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Born:
-    """The first that a worker says of each chunk: where it is.
+    """The first that a worker says, and again of each chunk that it declines: where it is.
 
     Attributes:
         place: Where.
@@ -95,10 +95,13 @@ class _Actor:
         self._asked_at = 0.0
         self._stop = self._leaves = False
         self._problem = problem
+        self._is_known = False
 
     def run(self, chunk: Chunk, avoid: Collection[Place]) -> Iterator[Any]:
         declined = self._place in avoid
-        yield Born(self._place, declined)
+        if declined or not self._is_known:
+            self._is_known = True
+            yield Born(self._place, declined)
         if self._proof_key is not None and not declined:
             wait_for_proof(self._proof_key, self._place.node_id)
             self._proof_key = None

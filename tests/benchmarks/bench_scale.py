@@ -134,14 +134,16 @@ def simulate(
     """Run simulated workers under the real driver; return what it came to."""
     documents, means = heavy_tailed_jobs(num_jobs, num_episodes)
     pool = SimulatedPool(num_workers, log_normal(means), start_s)
+    # Workers live in simulated time, and so would never answer in time.
+    flags = {"chunk_size": chunk_size, "start_timeout": 1e9, "stall_timeout": 1e9}
     before_mb, started, cpu = peak_mb(), time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         if on_disk:
-            result = evaluate({"jobs": documents}, pool=pool, video_base_dir=folder, chunk_size=chunk_size)
+            result = evaluate({"jobs": documents}, pool=pool, video_base_dir=folder, **flags)
             complete = sum(job.counts["completed"] for job in result.jobs.values()) == num_episodes
         else:
             journal = CountingJournal({job["name"]: job["num_episodes"] for job in documents})
-            plan: EvalPlan = load_plan({"jobs": documents}, (), {"chunk_size": chunk_size})
+            plan: EvalPlan = load_plan({"jobs": documents}, (), flags)
             Run(plan, lambda hardware: journal).execute(pool)
             complete = journal.status == "completed" and journal.all_once
     took_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
