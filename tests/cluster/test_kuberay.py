@@ -1,17 +1,16 @@
-"""The Kubernetes files, by the schemas of KubeRay and Kubernetes and by what must hold."""
+"""The Kubernetes files: by the schemas of KubeRay and Kubernetes, by the operator's rules and by what must hold."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped]
 import kubernetes_validate
 import pytest
 import yaml
 
 from tests.cluster.files import CLUSTER, VERSIONS, load
-from tests.cluster.ray_io_v1 import DOCUMENTS
+from tests.cluster.kuberay_operator import refusals
+from tests.cluster.ray_io_v1 import admitted
 
 RAY_CLUSTER = load("kuberay/raycluster.yaml")
 RAY_JOB = load("kuberay/rayjob.yaml")
@@ -35,51 +34,14 @@ def container(template: dict[str, Any]) -> dict[str, Any]:
     return only
 
 
-def check_pod(template: dict[str, Any]) -> None:
-    document = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}, "template": template}
-    kubernetes_validate.validate(document, VERSIONS["KUBERNETES_VERSION"], strict=True)
-
-
 @pytest.mark.parametrize("document", [pytest.param(RAY_CLUSTER, id="cluster"), pytest.param(RAY_JOB, id="job")])
-def test_the_objects_of_ray_are_valid(document: dict[str, Any]) -> None:
-    jsonschema.validate(document, DOCUMENTS[document["kind"]])
+def test_the_api_server_and_the_operator_take_the_objects_of_ray(document: dict[str, Any]) -> None:
+    assert refusals(admitted(document)) == []
 
 
 @pytest.mark.parametrize("document", [pytest.param(POLICY, id="policy"), pytest.param(VOLUME, id="volume")])
 def test_the_objects_of_kubernetes_are_valid(document: dict[str, Any]) -> None:
     kubernetes_validate.validate(document, VERSIONS["KUBERNETES_VERSION"], strict=True)
-
-
-@POD
-def test_pods_are_valid(template: dict[str, Any]) -> None:
-    check_pod(template)
-
-
-@POD
-def test_a_misspelt_name_in_a_pod_is_found(template: dict[str, Any]) -> None:
-    wrong = copy.deepcopy(template)
-    container(wrong)["volumeMount"] = []
-    with pytest.raises(kubernetes_validate.ValidationError):
-        check_pod(wrong)
-
-
-@pytest.mark.parametrize(
-    ("place", "key", "value"),
-    [
-        pytest.param(("spec",), "rayVerison", "2.60.0", id="cluster"),
-        pytest.param(("spec", "authOptions"), "mode", "on", id="mode"),
-        pytest.param(("spec", "headGroupSpec", "rayStartParams"), "num-cpus", 0, id="number"),
-        pytest.param(("spec", "workerGroupSpecs", 0), "idleTimeout", 300, id="group"),
-    ],
-)
-def test_a_mistake_in_the_cluster_is_found(place: tuple[Any, ...], key: str, value: Any) -> None:
-    wrong = copy.deepcopy(RAY_CLUSTER)
-    inner = wrong
-    for step in place:
-        inner = inner[step]
-    inner[key] = value
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(wrong, DOCUMENTS["RayCluster"])
 
 
 def test_the_job_brings_the_same_cluster() -> None:
@@ -95,6 +57,12 @@ def test_pods_run_the_image_without_rights(template: dict[str, Any]) -> None:
     }
     assert template["spec"]["securityContext"]["runAsNonRoot"] is True
     assert template["spec"]["securityContext"]["runAsUser"] == 1000  # the Dockerfile's user
+
+
+def test_the_operators_own_container_has_no_rights_either() -> None:
+    # It copies those of Ray's container to the one that waits for the head, but not to the autoscaler's.
+    ours = container(HEAD["template"])["securityContext"]
+    assert RAY_CLUSTER["spec"]["autoscalerOptions"]["securityContext"] == ours
 
 
 @POD
@@ -173,6 +141,7 @@ def test_the_job_runs_the_command_line_once_and_cleans_up() -> None:
     jobs, runs = VERSIONS["JOBS_DIR"], VERSIONS["RUNS_DIR"]
     assert spec["entrypoint"] == f"arena-ray run {jobs}/jobs.yaml --address auto --video_base_dir {runs}"
     assert spec["backoffLimit"] == 0
+    assert spec["preRunningDeadlineSeconds"] < spec["activeDeadlineSeconds"]
     assert spec["shutdownAfterJobFinishes"] is True
     assert yaml.safe_load(spec["runtimeEnvYAML"]) == {"env_vars": {"PYTHONPATH": f"{VERSIONS['SHARED_DIR']}/code"}}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import botocore.session  # type: ignore[import-untyped]
+import botocore.validate  # type: ignore[import-untyped]
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 from ray.autoscaler._private.util import prepare_config, validate_config
@@ -88,6 +90,16 @@ def test_aws_nodes_have_a_security_group_of_ours() -> None:
         # Where one is missing, Ray makes a group with ssh open to 0.0.0.0/0 (autoscaler/_private/aws/config.py).
         assert kind["node_config"]["SecurityGroupIds"]
         assert kind["node_config"]["MetadataOptions"] == {"HttpTokens": "required"}
+
+
+def test_ec2_takes_the_nodes() -> None:
+    # Ray passes node_config on as it is, but for the subnets, of which it takes one (_private/aws/node_provider.py).
+    request = botocore.session.Session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    for kind in load("aws/ray-cluster.yaml")["available_node_types"].values():
+        node = {**kind["node_config"], "MinCount": 1, "MaxCount": 1}
+        node["SubnetId"] = node.pop("SubnetIds")[0]
+        assert botocore.validate.ParamValidator().validate(node, request).generate_report() == ""
+        assert node["InstanceType"] in request.members["InstanceType"].enum
 
 
 def test_gcp_nodes_have_no_public_address() -> None:
