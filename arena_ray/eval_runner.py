@@ -141,6 +141,7 @@ class Run(Generic[ResultT]):
         self._usage: dict[tuple[str, int], ChunkUsage] = {}
         self._lost_at: dict[tuple[str, int], Place] = {}
         self._given_up: set[tuple[str, int]] = set()
+        self._told_pending: dict[str, float] = {}
         self._may_have_left_files = history is not None
         self._pool_stopped = False
         self._told_stopped = set(self._ledger.stopped_jobs())
@@ -400,11 +401,15 @@ class Run(Generic[ResultT]):
 
     def _still_pending(self, chunk: Chunk) -> None:
         """Wait on for a machine as long as other workers work; else end the run, which can be resumed."""
-        waits = f"a worker of job {chunk.job.name!r} has waited {self._plan.settings.start_timeout:g} s for a machine"
+        name, limit_s, now = chunk.job.name, self._plan.settings.start_timeout, time.monotonic()
+        waits = f"a worker of job {name!r} has waited {limit_s:g} s for a machine"
         self._deadlines.submitted(chunk)
         if not self._deadlines.anybody_works and self._ledger.stopped is None:
             waits += ", and no worker has one"
             self._ledger.stop(waits)
+        elif now - self._told_pending.get(name, -limit_s) < limit_s:
+            return  # An autoscaler is asked for some machines at a time, and those of a job that wait, wait together.
+        self._told_pending[name] = now
         self._journal.event("warning", chunk, topic="pending", message=waits)
 
     @contextlib.contextmanager

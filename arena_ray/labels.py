@@ -61,10 +61,21 @@ def satisfies(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
 
 
 def _holds(label: str | None, condition: str) -> bool:
+    values, negated = condition_parts(condition)
+    return (label in values) != negated
+
+
+def condition_parts(condition: str) -> tuple[frozenset[str], bool]:
+    """Return the values of a condition that has been checked, and whether it is met by all others."""
     found = _CONDITION.fullmatch(condition)
     assert found is not None, condition
     values = re.split(", ?", found["values"]) if found["values"] else [found["value"]]
-    return (label in values) != bool(found["negated"])
+    return frozenset(values), bool(found["negated"])
+
+
+def for_ray(selector: Mapping[str, str]) -> dict[str, str]:
+    """Return a selector as Ray takes it: to Ray 2.60 a space behind a comma is part of the value."""
+    return {key: condition.replace(", ", ",") for key, condition in selector.items()}
 
 
 def selector_text(selector: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from arena_ray.config import load_plan
 from arena_ray.errors import ConfigError
-from arena_ray.labels import check_selector, satisfies
+from arena_ray.labels import check_selector, for_ray, satisfies
 from tests.worlds import walk_job
 
 
@@ -22,6 +22,10 @@ from tests.worlds import walk_job
 def test_a_condition_means_the_nodes_that_ray_would_take(condition: str, meant: set[str | None]) -> None:
     labels: dict[str | None, dict[str, str]] = {None: {}, **{name: {"zone": name} for name in ("eu", "us", "asia")}}
     assert {name for name, has in labels.items() if satisfies(has, {"zone": condition})} == meant
+
+
+def test_ray_is_given_values_without_the_space_that_it_would_keep() -> None:
+    assert for_ray({"zone": "!in(eu, us)", "disk": "fast"}) == {"zone": "!in(eu,us)", "disk": "fast"}
 
 
 @pytest.mark.parametrize(

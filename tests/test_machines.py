@@ -71,7 +71,9 @@ def test_three_machines_give_the_records_of_a_laptop(tmp_path: Path, cluster: No
     """On both, on a GPU, on a core, and on the one that a label means."""
     jobs = [
         walk_job("on-gpus", env_kwargs={**WALK, "step_s": 0.05}, num_episodes=12, resources={"num_gpus": 1}),
-        walk_job("over-there", env_kwargs=WALK, num_episodes=4, resources={"label_selector": {"zone": "there"}}),
+        walk_job(
+            "over-there", env_kwargs=WALK, num_episodes=4, resources={"label_selector": {"zone": "in(nowhere, there)"}}
+        ),
     ]
     cluster.run_driver(command(cluster, tmp_path, *jobs, chunk_size=1), check=True, timeout=PATIENCE_S)
     result = finished(tmp_path)

@@ -152,7 +152,10 @@ class RayPool:
         self._autoscaler.ask(lacking, lambda job: reserve(job.resources))
         table = demand_table(lacking, self._cluster.nodes())
         if all(self._autoscaler.may_add(job) for job in lacking):
-            return f"the autoscaler is asked for machines, for at most {self._settings.start_timeout:g} s:\n{table}"
+            asked = "the autoscaler is asked for machines"
+            if self._autoscaler.adds_none_now:
+                asked += ", and adds none as long as those that are there reach its limits (max_workers)"
+            return f"{asked}; for at most {self._settings.start_timeout:g} s they are waited for:\n{table}"
         supply = "no node, and none that the autoscaler adds," if self._autoscaler.is_there else "no node"
         raise NotEnoughResourcesError(
             f"{supply} can ever run a worker of these jobs:\n\n{table}\n\n"

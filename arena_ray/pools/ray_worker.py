@@ -17,6 +17,7 @@ from ray.experimental.internal_kv import _internal_kv_get
 
 from arena_ray import processes
 from arena_ray.dispatch import Chunk
+from arena_ray.labels import for_ray
 from arena_ray.pools.base import Place
 from arena_ray.pools.node_proofs import wait_for_proof
 from arena_ray.specs import Resources
@@ -172,7 +173,7 @@ def _options(resources: Resources, bad_nodes: Collection[str] = ()) -> dict[str,
         options["memory"] = int(resources.memory_gb * 1e9)
     avoided = {"ray.io/node-id": f"!in({','.join(sorted(bad_nodes))})"} if bad_nodes else {}
     if avoided or resources.selector:
-        options["label_selector"] = {**avoided, **resources.selector}
+        options["label_selector"] = {**avoided, **for_ray(resources.selector)}
     return options
 
 
