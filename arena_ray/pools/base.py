@@ -160,7 +160,7 @@ def open_pool(settings: RunSettings) -> WorkerPool:
 
         return InlinePool()
     # Ray would print a paragraph for every worker that dies; the driver says it in a line.
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed while executing")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed while executing|infeasible resource requests")
     from arena_ray.pools.ray_metrics import MeteredRayPool
 
     return MeteredRayPool(settings)
