@@ -30,7 +30,7 @@ from arena_ray.index_ranges import ranges_text
 from arena_ray.journal import new_run
 from arena_ray.ledger import FAULTS, Exhausted, History, Ledger, Loss, Quarantine
 from arena_ray.narration import RunJournal, RunObserver
-from arena_ray.pools import ChunkEvents, ChunkFinished, Place, PoolEvent, WorkerLost, WorkerPool, open_pool
+from arena_ray.pools import ChunkEvents, ChunkFinished, Place, PoolEvent, PoolNotice, WorkerLost, WorkerPool, open_pool
 from arena_ray.records import EpisodeError, EpisodeRecord, WorkerInfo
 from arena_ray.results import RunResult
 from arena_ray.specs import EvalJob
@@ -270,6 +270,9 @@ class Run(Generic[ResultT]):
             self._hand_out.changed(job_name)
 
     def _handle(self, event: PoolEvent, pool: WorkerPool) -> None:
+        if isinstance(event, PoolNotice):
+            self._journal.note(None, event.notice)
+            return
         chunk = event.chunk
         if isinstance(event, ChunkEvents):
             self._deadlines.arrived(chunk)
@@ -369,8 +372,6 @@ class Run(Generic[ResultT]):
         for exhausted in verdict.exhausted:
             self._given_up.add((chunk.job.name, exhausted.episode))
             self._commit(_exhausted_record(chunk, exhausted, loss))
-        if loss.cause == "unshared":
-            self._journal.note(chunk, Notice(topic=f"unshared {loss.place}", message=loss.message))
         if loss.place is not None and FAULTS[loss.cause].charged:
             self._suspect(loss.place, chunk, verdict, pool)
 

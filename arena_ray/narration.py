@@ -71,8 +71,8 @@ class RunJournal(Protocol[ResultT_co]):
         """
         ...
 
-    def note(self, chunk: Chunk, notice: Notice) -> None:
-        """Take in what a worker noticed."""
+    def note(self, chunk: Chunk | None, notice: Notice) -> None:
+        """Take in what a worker, or the pool, noticed."""
         ...
 
     def event(self, kind: str, chunk: Chunk | None = None, /, **fields: Any) -> None:
@@ -139,12 +139,13 @@ class Narrator:
     def _write_event(self, line: Mapping[str, Any]) -> None:
         """Write an event down, where that is wanted."""
 
-    def note(self, chunk: Chunk, notice: Notice) -> None:
-        """Tell what a worker noticed; a topic is told once per job."""
-        if notice.topic == "chunk_video":
+    def note(self, chunk: Chunk | None, notice: Notice) -> None:
+        """Tell what a worker, or the pool, noticed; a topic is told once per job."""
+        told = ("" if chunk is None else chunk.job.name, notice.topic)
+        if notice.topic == "chunk_video" and chunk is not None:
             self._chunk_video(chunk, notice.message)
-        elif (chunk.job.name, notice.topic) not in self._notes:
-            self._notes[chunk.job.name, notice.topic] = notice.message
+        elif told not in self._notes:
+            self._notes[told] = notice.message
             self.event("warning", chunk, topic=notice.topic, message=notice.message)
 
     def tuned(self, chunk: Chunk, tuned: Tuned) -> None:

@@ -51,6 +51,7 @@ FAULTS = {
     "node_lost": FaultRule("machine", True, False, None, back_off_s=1.0),
     "unreachable": FaultRule("machine", True, False, None, back_off_s=1.0),
     "unshared": FaultRule("machine", True, False, None),
+    "unfit": FaultRule("machine", True, False, None),
     "storage_error": FaultRule("disk", False, False, None, ends="run"),
 }
 

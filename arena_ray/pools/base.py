@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 
 from arena_ray.dispatch import Chunk, WorkerSetup
 from arena_ray.specs import EvalJob, RunSettings
-from arena_ray.worker_events import Event
+from arena_ray.worker_events import Event, Notice
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,7 +56,14 @@ class WorkerLost:
     place: Place | None = None
 
 
-PoolEvent: TypeAlias = ChunkEvents | ChunkFinished | WorkerLost
+@dataclasses.dataclass(frozen=True, slots=True)
+class PoolNotice:
+    """What people should know of the machines."""
+
+    notice: Notice
+
+
+PoolEvent: TypeAlias = ChunkEvents | ChunkFinished | WorkerLost | PoolNotice
 
 
 class WorkerPool(Protocol):
@@ -159,8 +166,9 @@ def open_pool(settings: RunSettings) -> WorkerPool:
         from arena_ray.pools.inline import InlinePool
 
         return InlinePool()
-    # Ray would print a paragraph for every worker that dies; the driver says it in a line.
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed while executing|infeasible resource requests")
+    # Ray would print a paragraph for every worker that dies or waits for a machine; the driver says it in a line.
+    skipped = "A worker died or was killed while executing|infeasible resource requests"
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", skipped)
     from arena_ray.pools.ray_metrics import MeteredRayPool
 
     return MeteredRayPool(settings)

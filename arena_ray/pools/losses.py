@@ -64,6 +64,12 @@ class Inquiry:
         self._ping = None
 
 
+def node_of(actor: Any) -> str | None:
+    """Return the id of the node on which Ray started an actor, dead or alive, if it has done so."""
+    table = ray._private.state.state.actor_table(actor._actor_id.hex())
+    return table.get("Address", {}).get("NodeID") or None
+
+
 def classify(error: Exception) -> tuple[str, str]:
     """Return the cause and a text for the loss of a worker."""
     text = " ".join(str(error).split())

@@ -1,14 +1,15 @@
-"""Which nodes have proven that they reach the run directory, or the storage; no worker begins an episode elsewhere.
+"""Which nodes have proven that they can run workers, and reach the run directory, or the storage.
 
-A node's probe is a small task that is placed there. Its verdict stands in the cluster's key-value store, where workers
-of a node that joined in the middle of a run look for it.
+No worker begins an episode elsewhere. A node's probes are small tasks that are placed there, one after the other. Their
+verdict stands in the cluster's key-value store, where workers of a node that joined in the middle of a run look for it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_exists, 
 from arena_ray import storage
 from arena_ray.dispatch import WorkerSetup
 from arena_ray.errors import NotSharedError
+from arena_ray.pools import node_survey
 
 #: A node whose probe has not come back after so long is left for later: Ray may be about to call it dead, seconds.
 PROBE_S = 60.0
@@ -36,6 +38,19 @@ def _prove(setup: WorkerSetup, nonce: str, node_id: str) -> tuple[str, str | Non
 _REMOTE_PROVE: Any = ray.remote(_prove)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Flaw:
+    """Why a node must not be used.
+
+    Attributes:
+        cause: ``unfit``: it lacks what workers need; ``unshared``: it does not reach the run directory, or the storage.
+        problem: What is wrong with it, for people.
+    """
+
+    cause: str
+    problem: str
+
+
 class NodeProofs:
     """The driver's side.
 
@@ -44,68 +59,99 @@ class NodeProofs:
         trusted: Nodes that reach what the driver reaches, because they are this machine.
 
     Attributes:
-        failed: What is wrong with the nodes that must not be used, by id.
+        failed: The nodes that must not be used, by id.
     """
 
     def __init__(self, setup: WorkerSetup, trusted: Collection[str]) -> None:
-        self.failed: dict[str, str] = {}
+        self.failed: dict[str, Flaw] = {}
         self._setup = setup
         self._key = f"arena_ray:shared:{uuid.uuid4().hex}:"
-        self._proven = set(trusted)
-        self._running: dict[str, tuple[Any, float]] = {}
+        self._trusted = frozenset(trusted)
+        self._proven: set[str] = set()
+        self._running: dict[str, tuple[Any, float, Callable[[str, Any], Flaw | None]]] = {}
         self._folder: storage.FolderProof | None = None
         for node_id in trusted:
-            self._tell(node_id)
+            self._accept(node_id)
 
     @property
     def key(self) -> str:
         """Under this and a node's id stands in the key-value store that the node may begin."""
         return self._key
 
-    def _tell(self, node_id: str) -> None:
+    @property
+    def under_way(self) -> Collection[str]:
+        """The nodes of which it is not known yet whether they may be used."""
+        return self._running.keys()
+
+    def may_use(self, node_id: str) -> bool:
+        """Return whether a node has proven all that it must."""
+        return node_id in self._proven
+
+    def _accept(self, node_id: str) -> None:
+        self._proven.add(node_id)
         _internal_kv_put(f"{self._key}{node_id}".encode(), b"1")
 
     def require(self, node_ids: Collection[str]) -> None:
         """Wait for the probes of nodes.
 
         Raises:
-            NotSharedError: If one of them failed; naming all that did.
+            NotSharedError: If one of them does not reach what it must; naming all that do not.
         """
         for node_id in node_ids:
             self.begin(node_id)
         give_up = time.monotonic() + PROBE_S
         while self._running and time.monotonic() < give_up:
-            ray.wait([task for task, _ in self._running.values()], timeout=1.0)
-            list(self.tend())
-        if self.failed:
+            ray.wait([task for task, _, _ in self._running.values()], timeout=1.0)
+            self.tend()
+        if self._not_sharing():
             raise self.error()
 
     def begin(self, node_id: str) -> None:
-        """Start the probe of a node, unless its verdict is known or on its way."""
+        """Start the probes of a node, unless its verdict is known or on its way."""
         if node_id in self._proven or node_id in self.failed or node_id in self._running:
+            return
+        if node_survey.is_fitting(node_id):
+            self._begin_sharing(node_id)
+        else:
+            self._await(node_id, node_survey.begin_versions(node_id), self._fitting_verdict)
+
+    def _await(self, node_id: str, task: Any, take_in: Callable[[str, Any], Flaw | None]) -> None:
+        self._running[node_id] = (task, time.monotonic(), take_in)
+
+    def _begin_sharing(self, node_id: str) -> None:
+        if self._setup.collect or node_id in self._trusted:
+            self._accept(node_id)
             return
         if self._folder is None and self._setup.storage is None:
             self._folder = storage.FolderProof(Path(self._setup.run_dir))
         nonce = "" if self._folder is None else self._folder.nonce
         where = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
         options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": where, "enable_task_events": False}
-        task = _REMOTE_PROVE.options(**options).remote(self._setup, nonce, node_id)
-        self._running[node_id] = (task, time.monotonic())
+        self._await(
+            node_id, _REMOTE_PROVE.options(**options).remote(self._setup, nonce, node_id), self._sharing_verdict
+        )
 
-    def tend(self) -> Iterator[tuple[str, str]]:
-        """Look for verdicts, without waiting; yield the nodes that have failed now, and what is wrong with them."""
-        for node_id, (task, since) in list(self._running.items()):
+    def tend(self) -> None:
+        """Look for verdicts, without waiting."""
+        for node_id, (task, since, take_in) in list(self._running.items()):
             if not ray.wait([task], timeout=0)[0]:
                 if time.monotonic() - since > PROBE_S:
-                    del self._running[node_id]  # A worker that is placed there has it tried again.
+                    del self._running[node_id]  # It is tried again as long as the node is there.
                 continue
             del self._running[node_id]
-            problem = self._verdict(node_id, task)
-            if problem is not None:
-                self.failed[node_id] = problem
-                yield node_id, problem
+            flaw = take_in(node_id, task)
+            if flaw is not None:
+                self.failed[node_id] = flaw
 
-    def _verdict(self, node_id: str, task: Any) -> str | None:
+    def _fitting_verdict(self, node_id: str, task: Any) -> Flaw | None:
+        problem = node_survey.judge_versions(node_id, task)
+        if problem is not None:
+            return Flaw("unfit", problem)
+        if node_survey.is_fitting(node_id):  # Else it is gone.
+            self._begin_sharing(node_id)
+        return None
+
+    def _sharing_verdict(self, node_id: str, task: Any) -> Flaw | None:
         try:
             host, problem = ray.get(task)
         except ray.exceptions.RayTaskError as error:
@@ -115,19 +161,22 @@ class NodeProofs:
         if problem is None and self._folder is not None and not self._folder.sees(node_id):
             problem = "writes there what is not seen here"
         if problem is None:
-            self._proven.add(node_id)
-            self._tell(node_id)
+            self._accept(node_id)
             return None
-        return f"node {host} ({node_id[:12]}) {problem}" if self._setup.storage is None else f"node {host}: {problem}"
+        name = f"{host} ({node_id[:12]})" if self._setup.storage is None else f"{host}:"
+        return Flaw("unshared", f"node {name} {problem}")
+
+    def _not_sharing(self) -> list[str]:
+        return [flaw.problem for flaw in self.failed.values() if flaw.cause == "unshared"]
 
     @property
-    def none_proven(self) -> bool:
-        """Whether no node may be used."""
-        return not self._proven
+    def none_shares(self) -> bool:
+        """Whether nodes were found that do not reach what they must, and none that does."""
+        return not self._proven and bool(self._not_sharing())
 
     def error(self) -> NotSharedError:
         """Return what to raise when nodes have failed."""
-        nodes = "\n  ".join(self.failed.values())
+        nodes = "\n  ".join(self._not_sharing())
         if self._setup.storage is not None:
             return NotSharedError(
                 f"these nodes do not reach the storage {self._setup.storage}:\n  {nodes}\nnothing was started; give "

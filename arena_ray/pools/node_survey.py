@@ -6,6 +6,7 @@ The tasks are sent by value, so that a node without this package can say so.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import platform
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -120,6 +121,39 @@ def _make_versions_task() -> Callable[[], dict[str, str | None]]:
         return {"ray": ray.__version__, "python": python, "arena-ray": own}
 
     return versions
+
+
+@functools.cache
+def _remote_versions() -> Any:
+    return ray.remote(_make_versions_task())
+
+
+def is_fitting(node_id: str) -> bool:
+    """Return whether a node is known to fit this process."""
+    return node_id in _fitting
+
+
+def begin_versions(node_id: str) -> Any:
+    """Ask one node for its versions, without waiting; return the reference of what it says."""
+    options = {"num_cpus": 0, "max_retries": 0, "enable_task_events": False}
+    return _remote_versions().options(**options, scheduling_strategy=_on(node_id)).remote()
+
+
+def judge_versions(node_id: str, task: Any) -> str | None:
+    """Return what is wrong with a node that has answered, and what to do; ``None``: nothing, or it is gone."""
+    answer = _answer(node_id, _host(node_id), task)
+    if answer.gone:
+        return None
+    lines = misfits([answer], own_versions())
+    if lines:
+        return f"{lines[0]}; {SAME_VERSIONS}"
+    _fitting.add(node_id)
+    return None
+
+
+def _host(node_id: str) -> str:
+    entries = ray.nodes()  # type: ignore[no-untyped-call]
+    return next((str(entry["NodeManagerAddress"]) for entry in entries if entry["NodeID"] == node_id), node_id[:12])
 
 
 def ask_versions(without: Collection[str] = ()) -> list[NodeAnswer]:

@@ -24,9 +24,9 @@ from arena_ray import processes
 from arena_ray.dispatch import Chunk, WorkerSetup
 from arena_ray.errors import NotEnoughResourcesError
 from arena_ray.pools.autoscaler import Autoscaler
-from arena_ray.pools.base import ChunkEvents, ChunkFinished, Place, PoolEvent, WorkerLost
+from arena_ray.pools.base import ChunkEvents, ChunkFinished, Place, PoolEvent, PoolNotice, WorkerLost
 from arena_ray.pools.burials import CLOSE_S, Burials
-from arena_ray.pools.losses import Inquiry
+from arena_ray.pools.losses import Inquiry, node_of
 from arena_ray.pools.node_proofs import NodeProofs
 from arena_ray.pools.node_survey import check_nodes
 from arena_ray.pools.ray_cluster import Cluster, connect
@@ -42,7 +42,7 @@ from arena_ray.pools.ray_worker import (
 from arena_ray.pools.room import Room, demand_table
 from arena_ray.pools.roster import Order, Roster, Worker
 from arena_ray.specs import EvalJob, RunSettings
-from arena_ray.worker_events import Event, Retiring
+from arena_ray.worker_events import Event, Notice, Retiring
 
 #: Why a worker that has begun nothing is ended when the run stops; that is no loss.
 WITHDRAWN = "withdrawn"
@@ -89,6 +89,9 @@ class RayPool:
         self._setup: Any = None
         self._told: WorkerSetup | None = None
         self._proofs: NodeProofs | None = None
+        self._told_failed: set[str] = set()
+        self._too_small: set[str] = set()
+        self._examined = 0
         self._jobs: Sequence[EvalJob] = ()
         self._mark = processes.new_mark()
         self._cluster = Cluster()
@@ -117,7 +120,7 @@ class RayPool:
         self._setup, self._told = ray.put(setup), setup
         joined = self._settings.address or os.environ.get("RAY_ADDRESS")
         is_mine = self._owns_ray and not joined and len(self._cluster.nodes()) == 1
-        if setup.collect or is_mine:
+        if is_mine:
             return
         self._proofs = NodeProofs(setup, trusted=() if setup.storage else (self._here,))
         self._proofs.require(
@@ -168,7 +171,8 @@ class RayPool:
 
     def _unusable_nodes(self) -> set[str]:
         shunned = {node_id for node_id, until in self._shunned.items() if time.monotonic() < until}
-        return self._bad_nodes() | shunned | self._cluster.drained
+        unknown = self._proofs.under_way if self._proofs is not None else ()
+        return self._bad_nodes().union(shunned, self._cluster.drained, unknown)
 
     def _room_beside(self, workers: Iterable[Worker]) -> Room:
         """Return what is free beside these workers and those that hold a bad GPU."""
@@ -183,6 +187,8 @@ class RayPool:
         Built anew only when something has ended: starting many workers must not look at all of them for each.
         """
         self._cluster.nodes()
+        if self._cluster.version != self._examined:
+            self._examine_newcomers()
         of = (self._cluster.version, frozenset(self._unusable_nodes()))
         if self._rooms is None or of != self._rooms_of:
             now = self._room_beside(self._workers)
@@ -406,15 +412,18 @@ class RayPool:
         """Return what happened; waits until something does, at most so long."""
         before = len(self._burials)
         self._burials.tend()
-        self._tend_proofs()
+        news = self._tend_proofs()
         if len(self._burials) != before:
             self._rooms = None
+        if news:
+            return news
         if self._stopped and self._orders:
             withdrawn, self._orders = self._orders, []
             return [ChunkFinished(order.chunk) for order in withdrawn]
         self._leave_drained_nodes()
         if time.monotonic() - self._looked_at > LOOK_S:
             self._give_back()
+            self._examine_newcomers()
         self._take_from_pending()
         self._place_orders()
         if self._orders and not len(self._workers) and not len(self._burials):
@@ -481,20 +490,55 @@ class RayPool:
         if self._rooms is not None:
             self._rooms[1].give(worker.job.resources, worker.node_id)
 
-    def _tend_proofs(self) -> None:
-        """End the workers that were placed on a node which turns out not to reach the run directory.
+    def _examine_newcomers(self) -> None:
+        """Have nodes that have joined prove what those at the start have proven, before they are counted on."""
+        if self._proofs is not None:
+            nodes = self._cluster.nodes()
+            self._examined = self._cluster.version
+            for node in nodes:
+                if self._proofs.may_use(node.node_id) or node.node_id in self._too_small:
+                    continue
+                if any(node.how_many(job.resources) for job in self._jobs):
+                    self._proofs.begin(node.node_id)
+                else:
+                    self._too_small.add(node.node_id)
+
+    def _tend_proofs(self) -> list[PoolEvent]:
+        """End the workers that were placed on a node which turns out to be of no use; return what to say of it.
 
         Raises:
-            NotSharedError: If no node does.
+            NotSharedError: If no node reaches the run directory, or the storage.
         """
         if self._proofs is None:
-            return
-        for node_id, problem in self._proofs.tend():
+            return []
+        self._proofs.tend()
+        events: list[PoolEvent] = []
+        for node_id in self._proofs.failed.keys() - self._told_failed:
+            self._told_failed.add(node_id)
+            flaw = self._proofs.failed[node_id]
+            message = f"{flaw.problem}; the node is not used"
+            events.append(PoolNotice(Notice(topic=f"{flaw.cause} {node_id[:12]}", message=message)))
             for worker in list(self._workers.busy()):
                 if worker.node_id == node_id and worker.chunk is not None:
-                    self.kill(worker.chunk, "unshared", f"{problem}; the node is not used")
-            if self._proofs.none_proven:
-                raise self._proofs.error()
+                    self.kill(worker.chunk, flaw.cause, message)
+        if events and self._proofs.none_shares:
+            raise self._proofs.error()
+        return events
+
+    def _blamed(self, worker: Worker, verdict: tuple[str, str] | None) -> tuple[str, str] | None:
+        """Return why a worker was lost; one that died before it said where it was may have died of its node."""
+        if self._proofs is None or verdict is None or verdict[0] != "died" or worker.place is not None:
+            return verdict
+        worker.sent_to = worker.sent_to or node_of(worker.actor)
+        if worker.sent_to is None or self._proofs.may_use(worker.sent_to):
+            return verdict
+        if worker.sent_to in self._proofs.failed:
+            flaw = self._proofs.failed[worker.sent_to]
+            return flaw.cause, f"{flaw.problem}; the node is not used"
+        if all(node.node_id != worker.sent_to for node in self._cluster.nodes()):
+            return "node_lost", verdict[1]
+        self._proofs.begin(worker.sent_to)
+        return None
 
     def leftovers(self, wanted: Collection[tuple[str, int]]) -> Iterator[tuple[Event, ...]]:
         """Deliver and remove what workers that died left on their nodes' own disks; idle workers are ended first."""
@@ -532,7 +576,7 @@ class RayPool:
         for worker in list(self._workers.lost):
             assert worker.inquiry is not None
             assert worker.chunk is not None
-            verdict = worker.verdict or worker.inquiry.verdict(self._cluster)
+            verdict = worker.verdict or self._blamed(worker, worker.inquiry.verdict(self._cluster))
             if verdict is not None:
                 losses.append(self._lose(worker, worker.chunk, *verdict))
         return losses

@@ -14,7 +14,7 @@ from typing import Any
 from ray.util import metrics
 
 from arena_ray.dispatch import Chunk
-from arena_ray.pools.base import ChunkEvents, ChunkFinished, Place, PoolEvent
+from arena_ray.pools.base import ChunkEvents, ChunkFinished, Place, PoolEvent, PoolNotice
 from arena_ray.pools.ray_actors import RayPool
 from arena_ray.records import EpisodeRecord
 from arena_ray.specs import RunSettings
@@ -65,6 +65,8 @@ class Meters:
             self._guarded(self._take, event)
 
     def _take(self, event: PoolEvent) -> None:
+        if isinstance(event, PoolNotice):
+            return
         job, key = {"job": event.chunk.job.name}, (event.chunk.job.name, event.chunk.index)
         if isinstance(event, ChunkEvents):
             if key not in self._heard:

@@ -34,6 +34,7 @@ class Worker:
         order: What it runs; only `Roster` changes it, and `stream`.
         since: When it was started.
         idle_since: When it had nothing to run any more.
+        sent_to: Where Ray started it, as far as that was asked for.
     """
 
     actor: Any
@@ -48,6 +49,7 @@ class Worker:
     idle_since: float = dataclasses.field(default_factory=time.monotonic)
     verdict: tuple[str, str] | None = None
     inquiry: Inquiry | None = None
+    sent_to: str | None = None
 
     @property
     def chunk(self) -> Chunk | None:
