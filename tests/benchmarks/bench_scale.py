@@ -135,7 +135,7 @@ def simulate(
     documents, means = heavy_tailed_jobs(num_jobs, num_episodes)
     pool = SimulatedPool(num_workers, log_normal(means), start_s)
     # Workers live in simulated time, and so would never answer in time.
-    flags = {"chunk_size": chunk_size, "start_timeout": 1e9, "stall_timeout": 1e9}
+    flags: dict[str, Any] = {"chunk_size": chunk_size, "start_timeout": 1e9, "stall_timeout": 1e9}
     before_mb, started, cpu = peak_mb(), time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         if on_disk:
