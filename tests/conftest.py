@@ -1,32 +1,33 @@
 from __future__ import annotations
 
-import logging
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
 
+from tests.local_cluster import LocalCluster
+
 # Explicit, so that no test depends on what an earlier `ray.init` left in the environment.
 os.environ["RAY_AUTH_MODE"] = "disabled"
+# Tests start some hundreds of interpreters: without compiled files each would compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """A real local Ray with two cores, started once; pools connect to it and leave it running."""
-    import ray
+def local_cluster() -> Iterator[LocalCluster]:
+    """A real local Ray with two cores, started once."""
+    with LocalCluster(num_cpus=2) as cluster:
+        yield cluster
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=100_000_000,
-    )
-    yield
-    ray.shutdown()
+
+@pytest.fixture
+def local_ray(local_cluster: LocalCluster) -> None:
+    """This process is connected to that Ray; pools use it and leave it running."""
+    local_cluster.connect()
 
 
 #: Modules that take longest, the longest first: begun last, they would keep one process busy while the others wait.
