@@ -10,6 +10,8 @@ from tests.local_cluster import LocalCluster
 
 # Explicit, so that no test depends on what an earlier `ray.init` left in the environment.
 os.environ["RAY_AUTH_MODE"] = "disabled"
+# The default is 15: workers would wait for whatever else computes on this machine, as the other tests do.
+os.environ |= {"RAY_worker_niceness": "0"}
 # Tests start some hundreds of interpreters: without compiled files each would compile the package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
