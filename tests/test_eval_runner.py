@@ -227,7 +227,8 @@ def test_a_disk_that_takes_no_more_records_ends_the_run_with_whole_files(tmp_pat
     (tmp_path / "jobs.json").write_text(json.dumps({"jobs": [walk_job("slow", num_episodes=400)]}))
     base = tmp_path / "runs"
     program = f"{sys.executable} -m arena_ray.cli run {tmp_path}/jobs.json --inline --video_base_dir {base}"
-    command = f"ulimit -f 24; exec {program}"
+    # A compiled file cut short in the same way would stay behind, and break whatever imports it.
+    command = f"ulimit -f 24; PYTHONDONTWRITEBYTECODE=1 exec {program}"
     done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1, done.stderr
     assert "episodes.jsonl takes no more lines" in done.stderr
