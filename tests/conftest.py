@@ -10,8 +10,9 @@ from tests.local_cluster import LocalCluster
 
 # Explicit, so that no test depends on what an earlier `ray.init` left in the environment.
 os.environ["RAY_AUTH_MODE"] = "disabled"
-# The default is 15: workers would wait for whatever else computes on this machine, as the other tests do.
-os.environ |= {"RAY_worker_niceness": "0"}
+# The default niceness is 15: workers would wait for whatever else computes on this machine, as the other tests do.
+# Nobody looks at the figures of all processes that an agent of each node takes every five seconds.
+os.environ |= {"RAY_worker_niceness": "0", "REPORTER_UPDATE_INTERVAL_MS": "60000"}
 # Tests start some hundreds of interpreters: without compiled files each would compile the package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -35,17 +36,25 @@ def local_ray(local_cluster: LocalCluster) -> None:
 #: Modules that take longest, the longest first: begun last, they would keep one process busy while the others wait.
 LONGEST = (
     "tests.chaos.test_workers",
-    "tests.storage.test_nodes",
-    "tests.test_submit",
-    "tests.test_machines",
-    "tests.chaos.test_drivers",
-    "tests.report.test_report_in_browser",
-    "tests.test_ray_places",
+    "tests.test_style",
     "tests.test_ray_faults",
-    "tests.test_invariance",
+    "tests.chaos.test_drivers",
+    "tests.storage.test_nodes",
+    "tests.test_machines",
     "tests.test_readme",
-    "tests.test_what_is_recorded",
+    "tests.test_submit",
     "tests.contract.test_faults",
+    "tests.test_ray_places",
+    "tests.test_what_is_recorded",
+    "tests.test_resume",
+    "tests.test_devices_ray",
+    "tests.test_eval_runner",
+    "tests.test_tuning",
+    "tests.test_stop_when",
+    "tests.test_replay",
+    "tests.report.test_report_in_browser",
+    "tests.chaos.test_nodes",
+    "tests.test_invariance",
     "tests.test_ray_recycling",
     "tests.test_vectorized",
 )
