@@ -10,9 +10,8 @@ from tests.local_cluster import LocalCluster
 
 # Explicit, so that no test depends on what an earlier `ray.init` left in the environment.
 os.environ["RAY_AUTH_MODE"] = "disabled"
-# The default niceness is 15: workers would wait for whatever else computes on this machine, as the other tests do.
 # Nobody looks at the figures of all processes that an agent of each node takes every five seconds.
-os.environ |= {"RAY_worker_niceness": "0", "REPORTER_UPDATE_INTERVAL_MS": "60000"}
+os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"
 # Tests start some hundreds of interpreters: without compiled files each would compile the package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -36,7 +35,6 @@ def local_ray(local_cluster: LocalCluster) -> None:
 #: Modules that take longest, the longest first: begun last, they would keep one process busy while the others wait.
 LONGEST = (
     "tests.chaos.test_workers",
-    "tests.test_style",
     "tests.test_ray_faults",
     "tests.chaos.test_drivers",
     "tests.storage.test_nodes",
@@ -45,6 +43,7 @@ LONGEST = (
     "tests.test_submit",
     "tests.contract.test_faults",
     "tests.test_ray_places",
+    "tests.test_style",
     "tests.test_what_is_recorded",
     "tests.test_resume",
     "tests.test_devices_ray",
