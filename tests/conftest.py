@@ -33,25 +33,26 @@ def local_ray(local_cluster: LocalCluster) -> None:
 
 
 #: Modules that take longest, the longest first: begun last, they would keep one process busy while the others wait.
+#: Those that start and lose workers all the time stand apart: each bounds how long a worker's start may take.
 LONGEST = (
     "tests.chaos.test_workers",
-    "tests.test_ray_faults",
-    "tests.chaos.test_drivers",
     "tests.storage.test_nodes",
-    "tests.test_machines",
-    "tests.test_readme",
     "tests.test_submit",
-    "tests.contract.test_faults",
+    "tests.test_machines",
+    "tests.chaos.test_drivers",
+    "tests.report.test_report_in_browser",
     "tests.test_ray_places",
+    "tests.test_ray_faults",
+    "tests.test_readme",
     "tests.test_style",
-    "tests.test_what_is_recorded",
+    "tests.contract.test_faults",
     "tests.test_resume",
     "tests.test_devices_ray",
+    "tests.test_what_is_recorded",
     "tests.test_eval_runner",
     "tests.test_tuning",
     "tests.test_stop_when",
     "tests.test_replay",
-    "tests.report.test_report_in_browser",
     "tests.chaos.test_nodes",
     "tests.test_invariance",
     "tests.test_ray_recycling",

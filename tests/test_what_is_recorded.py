@@ -143,7 +143,7 @@ def unrecorded(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
 def result(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     changes, flags = request.param
     if not flags.get("inline"):
-        request.getfixturevalue("local_ray")
+        request.getfixturevalue("local_cluster").connect()
     jobs = [{**job, **changes} for job in JOBS]
     folder = tmp_path_factory.mktemp("recorded")
     return evaluate({"jobs": jobs}, continue_on_error=True, video_base_dir=str(folder), **flags)
