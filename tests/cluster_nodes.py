@@ -8,12 +8,15 @@ and Linux; `why_not` says what is missing. Everything is taken down again, whate
         cluster.add_head(num_cpus=1)
         cluster.add_node(num_cpus=1, num_gpus=1, private=[folder])
         cluster.run_driver([...])  # a command in the head's namespace, which connects to cluster.address
+
+The head may be this machine itself, so that this process can be a driver of it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import shlex
 import signal
@@ -27,6 +30,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.local_cluster import LocalCluster
+
 PORT = 6379
 
 #: How long a node may take to join, and to end, seconds.
@@ -36,6 +41,7 @@ JOIN_S, END_S = 90.0, 15.0
 PATIENT = {"RAY_health_check_failure_threshold": "20"}
 
 
+@functools.cache
 def why_not() -> str | None:
     """Return why namespaces cannot be made here, or ``None`` if they can."""
     if sys.platform != "linux":
@@ -90,12 +96,14 @@ class NodeCluster:
 
     Attributes:
         address: Of the head, ``HOST:PORT``.
+        here: How the nodes reach this machine, IPv4.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self._id = uuid.uuid4().hex[:4]
         self._bridge = f"arena-{self._id}"
         self._subnet = f"10.{200 + int(self._id[:2], 16) % 50}.{int(self._id[2:], 16)}"
+        self.here = f"{self._subnet}.254"
         self._environment = {**os.environ, "RAY_AUTH_MODE": "disabled", **PATIENT, **(environment or {})}
         self._stack = contextlib.ExitStack()
         self._machines: list[Machine] = []
@@ -104,7 +112,7 @@ class NodeCluster:
     def __enter__(self) -> NodeCluster:
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="arena-nodes-")))
         self._ip("link", "add", self._bridge, "type", "bridge", undo=("link", "del", self._bridge))
-        self._ip("addr", "add", f"{self._subnet}.254/24", "dev", self._bridge)
+        self._ip("addr", "add", f"{self.here}/24", "dev", self._bridge)
         self._ip("link", "set", self._bridge, "up")
         return self
 
@@ -134,12 +142,18 @@ class NodeCluster:
         """Start the head; see `add_node`."""
         return self._add(["--head", f"--port={PORT}", "--include-dashboard=false"], **options)
 
+    def add_head_here(self, num_cpus: float = 1) -> LocalCluster:
+        """Start the head on this machine, in no namespace, and return it; `machines` does not have it."""
+        head = self._stack.enter_context(LocalCluster(num_cpus=num_cpus, node_ip_address=self.here))
+        self.address = head.address
+        return head
+
     def add_node(self, **options: Any) -> Machine:
         """Start a machine that joins the head, and wait until it has.
 
         Args:
-            **options: `num_cpus`, `num_gpus` (declared, not there), `labels` (a mapping), and `private`: folders that
-                are this machine's own, empty, whatever they hold elsewhere.
+            **options: `num_cpus`, `num_gpus` (declared, not there), `labels` and `environment` (mappings), and
+                `private`: folders that are this machine's own, empty, whatever they hold elsewhere.
         """
         return self._add([f"--address={self.address}"], **options)
 
@@ -159,6 +173,7 @@ class NodeCluster:
         command = [
             *("ray", "start", "--block", *how, f"--node-ip-address={address}", f"--num-cpus={num_cpus}"),
             *(f"--num-gpus={num_gpus}", "--object-store-memory=80000000", "--disable-usage-stats"),
+            "--include-log-monitor=false",
             *([f"--labels={chosen}"] if chosen else []),
         ]
         command[0] = str(Path(sys.executable).with_name("ray"))

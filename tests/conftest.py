@@ -1,35 +1,39 @@
 from __future__ import annotations
 
-import logging
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
 
+from tests.local_cluster import LocalCluster
+
 # Explicit, so that no test depends on what an earlier `ray.init` left in the environment.
 os.environ["RAY_AUTH_MODE"] = "disabled"
+# Nobody looks at the figures of all processes that an agent of each node takes every five seconds.
+os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"
+# Tests start some hundreds of interpreters: without compiled files each would compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """A real local Ray with two cores, started once; pools connect to it and leave it running."""
-    import ray
+def local_cluster() -> Iterator[LocalCluster]:
+    """A real local Ray with two cores, started once."""
+    with LocalCluster(num_cpus=2) as cluster:
+        yield cluster
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=100_000_000,
-    )
-    yield
-    ray.shutdown()
+
+@pytest.fixture
+def local_ray(local_cluster: LocalCluster) -> None:
+    """This process is connected to that Ray; pools use it and leave it running."""
+    local_cluster.connect()
 
 
 #: Modules that take longest, the longest first: begun last, they would keep one process busy while the others wait.
+#: Those that start and lose workers all the time stand apart: each bounds how long a worker's start may take.
 LONGEST = (
     "tests.chaos.test_workers",
     "tests.storage.test_nodes",
@@ -39,10 +43,18 @@ LONGEST = (
     "tests.report.test_report_in_browser",
     "tests.test_ray_places",
     "tests.test_ray_faults",
-    "tests.test_invariance",
     "tests.test_readme",
-    "tests.test_what_is_recorded",
+    "tests.test_style",
     "tests.contract.test_faults",
+    "tests.test_resume",
+    "tests.test_devices_ray",
+    "tests.test_what_is_recorded",
+    "tests.test_eval_runner",
+    "tests.test_tuning",
+    "tests.test_stop_when",
+    "tests.test_replay",
+    "tests.chaos.test_nodes",
+    "tests.test_invariance",
     "tests.test_ray_recycling",
     "tests.test_vectorized",
 )

@@ -18,7 +18,40 @@ from arena_ray.specs import Shape
 from arena_ray.worker_events import EpisodeStarted, Event, WorkerReady
 
 
-class SimulatedPool:
+class CalmPool:
+    """What every pool says where there is room for all jobs, no worker is lost and none leaves anything behind."""
+
+    def open(self, setup: WorkerSetup) -> None: ...
+
+    def hardware(self) -> dict[str, Any]:
+        return {"pool": type(self).__name__, "nodes": []}
+
+    def check(self, jobs: Sequence[EvalJob]) -> str | None:
+        return None
+
+    def place_of(self, chunk: Chunk) -> Place | None:
+        return None
+
+    def is_pending(self, chunk: Chunk) -> bool:
+        return False
+
+    def has_place_besides(self, place: Place, job: EvalJob) -> bool:
+        return False
+
+    def quarantine(self, place: Place) -> None: ...
+
+    def leftovers(self, wanted: Collection[tuple[str, int]]) -> Iterator[tuple[Event, ...]]:
+        yield from ()
+
+    def kill(self, chunk: Chunk, cause: str, message: str) -> None:
+        raise AssertionError("nothing here needs to be killed")
+
+    def stop(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class SimulatedPool(CalmPool):
     """Says what so many workers would say, in the order in which they would.
 
     Args:
@@ -49,14 +82,6 @@ class SimulatedPool:
         self._ahead: list[tuple[float, int, Chunk, int, WorkerInfo]] = []
         self._serial = 0
         self._pids = 0
-
-    def open(self, setup: WorkerSetup) -> None: ...
-
-    def hardware(self) -> dict[str, Any]:
-        return {"pool": "simulated", "nodes": []}
-
-    def check(self, jobs: Sequence[EvalJob]) -> str | None:
-        return None
 
     def num_workers(self, job: EvalJob) -> int:
         return self._num_workers
@@ -142,27 +167,6 @@ class SimulatedPool:
             slot=0,
             worker=worker,
         )
-
-    def place_of(self, chunk: Chunk) -> Place | None:
-        return None
-
-    def is_pending(self, chunk: Chunk) -> bool:
-        return False
-
-    def has_place_besides(self, place: Place, job: EvalJob) -> bool:
-        return False
-
-    def quarantine(self, place: Place) -> None: ...
-
-    def leftovers(self, wanted: Collection[tuple[str, int]]) -> Iterator[tuple[Event, ...]]:
-        yield from ()
-
-    def kill(self, chunk: Chunk, cause: str, message: str) -> None:
-        raise AssertionError("simulated time knows no deadlines")
-
-    def stop(self) -> None: ...
-
-    def close(self) -> None: ...
 
     @property
     def ideal_s(self) -> float:

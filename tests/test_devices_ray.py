@@ -36,7 +36,7 @@ class Reporter(Walk):
 
 def reporting_job(folder: Path, **changes: Any) -> dict[str, Any]:
     folder.mkdir(parents=True)
-    job = walk_job(env_kwargs={"folder": str(folder)}, name=folder.name, num_episodes=4, **changes)
+    job = walk_job(env_kwargs={"folder": str(folder)}, name=folder.name, num_episodes=2, **changes)
     job["env"]["entry_point"] = "tests.test_devices_ray:Reporter"
     return job
 

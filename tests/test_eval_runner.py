@@ -9,26 +9,27 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from arena_ray import EvalJob, RunResult, evaluate, resume
-from arena_ray.dispatch import Chunk, WorkerSetup
+from arena_ray.dispatch import Chunk
 from arena_ray.errors import StorageError
 from arena_ray.json_files import LineLog
 from arena_ray.pools import ChunkEvents, ChunkFinished, Place, PoolEvent
 from arena_ray.records import EpisodeRecord, WorkerInfo
-from arena_ray.worker_events import EpisodeStarted, Event, WorkerReady
+from arena_ray.worker_events import EpisodeStarted, WorkerReady
+from tests.simulation import CalmPool
 from tests.worlds import walk_job
 
 REPOSITORY = Path(__file__).parent.parent
 WORKER = WorkerInfo(host="h", pid=1)
 
 
-class ScriptedPool:
+class ScriptedPool(CalmPool):
     """Answers every chunk with completed records, without running anything."""
 
     can_kill = False
@@ -39,13 +40,6 @@ class ScriptedPool:
         self.running = 0
         self.submitted = 0
         self.closed = False
-
-    def open(self, setup: WorkerSetup) -> None: ...
-
-    def hardware(self) -> dict[str, Any]:
-        return {"pool": "scripted", "nodes": []}
-
-    def check(self, jobs: Sequence[EvalJob]) -> None: ...
 
     def num_workers(self, job: EvalJob) -> int:
         return self._num_workers
@@ -80,25 +74,6 @@ class ScriptedPool:
         event = self._events.popleft()
         self.running -= isinstance(event, ChunkFinished)
         return [event]
-
-    def kill(self, chunk: Chunk, cause: str, message: str) -> None:
-        raise AssertionError("nothing here needs to be killed")
-
-    def place_of(self, chunk: Chunk) -> Place | None:
-        return None
-
-    def is_pending(self, chunk: Chunk) -> bool:
-        return False
-
-    def has_place_besides(self, place: Place, job: EvalJob) -> bool:
-        return False
-
-    def quarantine(self, place: Place) -> None: ...
-
-    def leftovers(self, wanted: Collection[tuple[str, int]]) -> Iterator[tuple[Event, ...]]:
-        yield from ()
-
-    def stop(self) -> None: ...
 
     def close(self) -> None:
         self.closed = True
@@ -252,7 +227,8 @@ def test_a_disk_that_takes_no_more_records_ends_the_run_with_whole_files(tmp_pat
     (tmp_path / "jobs.json").write_text(json.dumps({"jobs": [walk_job("slow", num_episodes=400)]}))
     base = tmp_path / "runs"
     program = f"{sys.executable} -m arena_ray.cli run {tmp_path}/jobs.json --inline --video_base_dir {base}"
-    command = f"ulimit -f 24; exec {program}"
+    # A compiled file cut short in the same way would stay behind, and break whatever imports it.
+    command = f"ulimit -f 24; PYTHONDONTWRITEBYTECODE=1 exec {program}"
     done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1, done.stderr
     assert "episodes.jsonl takes no more lines" in done.stderr

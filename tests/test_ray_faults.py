@@ -12,6 +12,7 @@ import pytest
 from arena_ray import NotEnoughResourcesError, RunResult, evaluate
 from arena_ray.errors import ConfigError
 from tests.comparing import outcome
+from tests.local_cluster import LocalCluster, disconnect
 from tests.worlds import walk_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.heavy]
@@ -82,7 +83,7 @@ def test_a_hang_ends_in_a_timeout_record(
     ("entry_point", "fragment"),
     [
         pytest.param("tests.worlds:die_while_building", "did not start in 2 attempts", id="dies"),
-        pytest.param("tests.worlds:hang_while_building", "not built after 12 s", id="hangs"),
+        pytest.param("tests.worlds:hang_while_building", "not built after 6 s", id="hangs"),
         pytest.param("tests.worlds:raise_while_building", "this factory always raises", id="raises"),
         pytest.param("tests.nowhere:make", "no module 'tests.nowhere'", id="cannot-be-imported"),
     ],
@@ -92,7 +93,7 @@ def test_an_environment_that_cannot_be_built_fails_its_job(
 ) -> None:
     job = walk_job()
     job["env"] = {"entry_point": entry_point}
-    result = run(tmp_path, job, max_attempts=2, start_timeout=12.0 if "hang" in entry_point else 60.0)
+    result = run(tmp_path, job, max_attempts=2, start_timeout=6.0 if "hang" in entry_point else 60.0)
     assert result.jobs["walk"].status == "failed"
     assert fragment in str(result.jobs["walk"].error)
     assert result.jobs["walk"].episodes == ()
@@ -133,24 +134,15 @@ def test_isolation_says_how_long_a_process_is_reused(
 
 def test_a_cpu_worker_sees_no_gpu_and_a_gpu_worker_its_own(tmp_path: Path) -> None:
     """Fake GPUs, declared to Ray as in its own tests: the ids and the mask are real."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    if ray.is_initialized():
-        ray.shutdown()
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 2})
-    try:
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")  # type: ignore[arg-type]
-        masks = {}
+    masks = {}
+    with LocalCluster(num_cpus=2, num_gpus=2) as cluster:
+        cluster.connect()
         for name, num_gpus in (("cpu", 0), ("gpu", 1), ("half", 0.5)):
             job = walk_job(name, num_episodes=2, resources={"num_gpus": num_gpus})
             job["env"] = {"entry_point": "tests.test_ray_faults:make_masked"}
             record = run(tmp_path, job, num_workers=1).jobs[name].episodes[0]
             assert record.worker is not None
             masks[name] = (record.worker.gpus, record.episode_return)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()  # type: ignore[no-untyped-call]
     assert masks["cpu"] == ((), 0.0)
     for name in ("gpu", "half"):
         gpus, visible = masks[name]
@@ -176,10 +168,7 @@ def make_masked() -> Any:
 def test_an_address_where_nobody_listens_is_refused_at_once(tmp_path: Path) -> None:
     import socket
 
-    import ray
-
-    if ray.is_initialized():
-        ray.shutdown()
+    disconnect()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -17,6 +17,7 @@ import yaml
 from arena_ray import RunResult, evaluate
 from arena_ray.config import load_plan
 from arena_ray.specs import VideoRecordingCfg
+from tests.local_cluster import LocalCluster
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text()
@@ -30,6 +31,12 @@ def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a command of the README, with this Python's programs instead of those of a fresh environment."""
     program = Path(sys.executable).parent / Path(words[0]).name
     return subprocess.run([str(program), *words[1:]], cwd=folder, capture_output=True, text=True, timeout=170)
+
+
+@pytest.fixture
+def running_ray(local_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands find a Ray that runs already; that of the main job starts its own."""
+    monkeypatch.setenv("RAY_ADDRESS", local_cluster.address)
 
 
 def test_ci_runs_the_test_command() -> None:
@@ -78,7 +85,7 @@ def test_the_recorder_alone_writes_what_record_video_would(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("line", [pytest.param(line, id=line.split()[0]) for line in blocks("bash")[2].splitlines()])
 @pytest.mark.heavy
-def test_single_policy_commands_work(tmp_path: Path, line: str) -> None:
+def test_single_policy_commands_work(tmp_path: Path, running_ray: None, line: str) -> None:
     done = run(shlex.split(line), tmp_path)
     assert done.returncode == 0, done.stderr
     assert RunResult.load(done.stdout.strip().splitlines()[-1]).jobs["policy"].counts["completed"] == 10
@@ -86,7 +93,7 @@ def test_single_policy_commands_work(tmp_path: Path, line: str) -> None:
 
 @pytest.mark.ray
 @pytest.mark.heavy
-def test_the_replay_command_adds_videos(tmp_path: Path) -> None:
+def test_the_replay_command_adds_videos(tmp_path: Path, running_ray: None) -> None:
     job, env = "cartpole-random", {"id": "CartPole-v1"}
     document = {"jobs": [{"name": job, "env": env, "policy": {"type": "random"}, "num_episodes": 20}]}
     run_dir = evaluate(document, inline=True, video_base_dir=str(tmp_path)).run_dir
@@ -149,7 +156,7 @@ def test_the_status_command_says_how_far_a_run_is(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.heavy
-def test_the_python_lines_work(tmp_path: Path) -> None:
+def test_the_python_lines_work(tmp_path: Path, running_ray: None) -> None:
     code = blocks("python")[0].replace("examples/", f"{REPOSITORY}/examples/")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -18,6 +18,7 @@ from arena_ray import RunResult, evaluate
 from arena_ray.records import EpisodeRecord
 from arena_ray.video.selection import RecordSelection
 from tests.comparing import decode, shown_steps, substance
+from tests.local_cluster import LocalCluster
 from tests.worlds import Walk, walk_job
 
 # From Python 3.12 on, forking a process that has threads (torch's) warns; AsyncVectorEnv does that.
@@ -142,7 +143,7 @@ def unrecorded(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
 def result(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     changes, flags = request.param
     if not flags.get("inline"):
-        request.getfixturevalue("local_ray")
+        request.getfixturevalue("local_cluster").connect()
     jobs = [{**job, **changes} for job in JOBS]
     folder = tmp_path_factory.mktemp("recorded")
     return evaluate({"jobs": jobs}, continue_on_error=True, video_base_dir=str(folder), **flags)
@@ -391,8 +392,9 @@ WORDS = ("all", "failures", "successes")
 
 
 @pytest.fixture(scope="module")
-def after_deaths(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+def after_deaths(local_cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     """In each job the worker dies once, in the second step of an episode; there is one that will succeed, one not."""
+    local_cluster.connect()
     folder = tmp_path_factory.mktemp("deaths")
     jobs = []
     for word in WORDS:

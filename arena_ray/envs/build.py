@@ -51,7 +51,7 @@ def open_slots(job: EvalJob, folder: Path, encoder: EncoderName = "auto") -> Slo
         first.close()
         make = functools.partial(make_env, job)
     factories = [functools.partial(make_slot, job, folder, slot, make, spaces) for slot in range(job.num_slots)]
-    return VectorizedSlots(factories, job.vectorization, observation_space, job.slot_groups)
+    return VectorizedSlots(factories, job.vectorization, observation_space, job.slot_groups, job.video.enabled)
 
 
 def _with_encoder(job: EvalJob, encoder: EncoderName) -> EvalJob:

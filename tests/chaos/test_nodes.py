@@ -8,12 +8,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from arena_ray import evaluate
 from tests.chaos.scenes import events, hold_to_promise, note_row, nothing_lives, undisturbed, wait_until
+from tests.local_cluster import LocalCluster
 from tests.worlds import walk_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.heavy]
@@ -23,26 +23,16 @@ NOTICED_S = 40.0
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
+def cluster() -> Iterator[LocalCluster]:
     """Two nodes with a core and two GPUs each, which are declared, not there."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    if ray.is_initialized():
-        ray.shutdown()
-    has: dict[str, Any] = {"num_cpus": 1, "num_gpus": 2, "object_store_memory": 80_000_000}
-    cluster = Cluster(initialize_head=True, head_node_args=has)
-    try:
-        cluster.add_node(**has)
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")  # type: ignore[arg-type]
+    with LocalCluster(num_cpus=1, num_gpus=2) as cluster:
+        cluster.add_node(num_cpus=1, num_gpus=2)
+        cluster.connect()
         yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
-def test_a_raylet_is_killed(request: pytest.FixtureRequest, tmp_path: Path, cluster: Any) -> None:
-    (second,) = cluster.worker_nodes
+def test_a_raylet_is_killed(request: pytest.FixtureRequest, tmp_path: Path, cluster: LocalCluster) -> None:
+    (second,) = cluster.cluster.worker_nodes
     (raylet,) = second.all_processes["raylet"]
     job = walk_job(
         num_episodes=40,

@@ -18,6 +18,7 @@ from arena_ray import RunResult, evaluate
 from arena_ray.processes import marked_processes
 from tests.chaos.disasters import DEEDS
 from tests.chaos.scenes import events, hold_to_promise, note_row, nothing_lives, undisturbed, wait_until
+from tests.local_cluster import LocalCluster
 from tests.worlds import walk_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.heavy]
@@ -42,8 +43,9 @@ def disaster_job(deed: str, marker: Path, **kwargs: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def ruins(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> RunResult:
+def ruins(tmp_path_factory: pytest.TempPathFactory, local_cluster: LocalCluster) -> RunResult:
     """One run of a job per deed, all at once: two episodes of each do it, once."""
+    local_cluster.connect()
     folder = tmp_path_factory.mktemp("ruins")
     jobs = [disaster_job(deed, folder / deed, always=deed == "exception") for deed in DEEDS]
     flags: dict[str, Any] = {"stall_timeout": STALL_S, "continue_on_error": True, "num_workers": 2}
@@ -154,8 +156,9 @@ SLOW = {"step_s": 0.01, "max_length": 12}
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> tuple[RunResult, float]:
+def calm(tmp_path_factory: pytest.TempPathFactory, local_cluster: LocalCluster) -> tuple[RunResult, float]:
     """Two hundred episodes to which nothing happens, on the same workers, and how long they take, seconds."""
+    local_cluster.connect()
     folder = tmp_path_factory.mktemp("calm")
     started = time.monotonic()
     job = walk_job(num_episodes=200, env_kwargs=SLOW, video={"record_viewport_video": True})

@@ -1,4 +1,4 @@
-"""cartpole.yaml: the main job of the README, on a local Ray."""
+"""cartpole.yaml: the main job of the README, on a Ray that runs already (`tests/test_readme.py` lets it start one)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import pytest
 
 from arena_ray import RunResult
 from tests.examples.commands import count_frames, run_job_file
+from tests.local_cluster import LocalCluster
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
-    folder = tmp_path_factory.mktemp("runs")
-    return RunResult.load(run_job_file("cartpole.yaml", "--video_base_dir", folder, "*:num_episodes=3"))
+def result(tmp_path_factory: pytest.TempPathFactory, local_cluster: LocalCluster) -> RunResult:
+    words = ("--video_base_dir", tmp_path_factory.mktemp("runs"), "--address", local_cluster.address)
+    return RunResult.load(run_job_file("cartpole.yaml", *words, "*:num_episodes=3"))
 
 
 pytestmark = [pytest.mark.ray, pytest.mark.heavy]

@@ -34,8 +34,10 @@ def free_port() -> int:
 class Server:
     """A program that listens on a port of this machine; it can be stopped and started again."""
 
-    def __init__(self, command: list[str], port: int, environment: Mapping[str, str] | None = None) -> None:
-        self.port = port
+    def __init__(
+        self, command: list[str], port: int, environment: Mapping[str, str] | None = None, host: str = "127.0.0.1"
+    ) -> None:
+        self.host, self.port = host, port
         self._command, self._environment = command, {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -46,7 +48,7 @@ class Server:
         give_up = time.monotonic() + START_S
         while True:
             with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                socket.create_connection((self.host, self.port), timeout=1).close()
                 return
             assert self._process.poll() is None, f"{self._command[0]} ended with {self._process.returncode}"
             assert time.monotonic() < give_up, f"{self._command[0]} does not listen"
@@ -79,12 +81,14 @@ class S3(Server):
 
     Args:
         checks_credentials: Whether it refuses those that it does not know: everything after the bucket was made.
+        host: The address of this machine at which it listens.
     """
 
-    def __init__(self, checks_credentials: bool = False) -> None:
+    def __init__(self, checks_credentials: bool = False, host: str = "127.0.0.1") -> None:
         port = free_port()
         environment = {"INITIAL_NO_AUTH_ACTION_COUNT": "1"} if checks_credentials else {}
-        super().__init__([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port, environment)
+        command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
+        super().__init__(command, port, environment, host)
 
     def start(self) -> None:
         super().start()
@@ -94,7 +98,7 @@ class S3(Server):
 
     def credentials(self) -> dict[str, str]:
         return {
-            "endpoint_url": f"http://127.0.0.1:{self.port}",
+            "endpoint_url": f"http://{self.host}:{self.port}",
             "aws_access_key_id": "testing",
             "aws_secret_access_key": "testing",
         }
@@ -102,7 +106,7 @@ class S3(Server):
     def environment(self) -> dict[str, str]:
         """Return what tells a process where it is."""
         return {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_ENDPOINT_URL": f"http://{self.host}:{self.port}",
             "AWS_ACCESS_KEY_ID": "testing",
             "AWS_SECRET_ACCESS_KEY": "testing",
             "AWS_DEFAULT_REGION": "us-east-1",

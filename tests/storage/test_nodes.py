@@ -1,14 +1,12 @@
-"""Two nodes whose directories are really two: the second raylet lives in a mount namespace of its own."""
+"""Two nodes whose directories are really two: this machine, and one in namespaces of its own."""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +14,25 @@ import pytest
 
 from arena_ray import RunResult, evaluate
 from arena_ray.errors import NotSharedError
-from tests.chaos.scenes import events, nothing_lives, wait_until
+from tests.chaos.scenes import events, nothing_lives
+from tests.cluster_nodes import NodeCluster, why_not
 from tests.comparing import outcome
 from tests.storage.servers import S3, environment, running
 from tests.storage.test_runs import hold_videos_to
 from tests.worlds import walk_job
 
+PROBLEM = why_not()
+
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.heavy,
+    pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM)),
 ]
 
 REPOSITORY = Path(__file__).parents[2]
 
 #: From the command to the message, on two busy cores; joining Ray and a worker's start are most of it, seconds.
 DETECTED_S = 40.0
-
-HAS = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
 
 def job(**changes: Any) -> dict[str, Any]:
@@ -43,83 +43,38 @@ def job(**changes: Any) -> dict[str, Any]:
 
 
 class TwoNodes:
-    """A Ray whose second node has other directories.
+    """A Ray on this machine, whose second node has other directories.
 
     Args:
-        folder: What is another directory on the second node: a file system of its own is mounted there.
+        cluster: Has its head here.
+        folder: What is another directory on the second node.
+        variables: What the second node needs to know.
     """
 
-    def __init__(self, folder: Path) -> None:
-        from ray.cluster_utils import Cluster
-
+    def __init__(self, cluster: NodeCluster, folder: Path, variables: Mapping[str, str]) -> None:
         self.apart, self.temporary = folder / "apart", folder / "tmp2"
         self.apart.mkdir()
         self.temporary.mkdir()
-        self.cluster = Cluster(initialize_head=True, head_node_args=HAS)
-        self.address = str(self.cluster.address)
-        self._raylets: list[subprocess.Popen[bytes]] = []
+        self.address = cluster.address
+        self._cluster, self._variables = cluster, {**variables, "TMPDIR": str(self.temporary)}
 
     @property
     def joined(self) -> bool:
         """Whether there is a second node."""
-        return bool(self._raylets)
+        return bool(self._cluster.machines)
 
     def join(self) -> None:
         """Start the second node, and wait until it is there."""
-        before = self._number()
-        script = (
-            f"hostname second && mount -t tmpfs tmpfs {self.apart} && mkdir -p {self.apart}/runs && "
-            f"exec {sys.executable} -m ray.scripts.scripts start --address={self.address} --num-cpus=1 --num-gpus=0 "
-            f"--object-store-memory={HAS['object_store_memory']} --block"
-        )
-        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        variables = {**os.environ, "TMPDIR": str(self.temporary)}
-        command = ["unshare", "--mount", "--uts", "sh", "-c", script]
-        self._raylets.append(subprocess.Popen(command, env=variables, start_new_session=True, **quiet))
-        assert wait_until(lambda: self._number() > before, 60)
-
-    def _number(self) -> int:
-        import ray
-
-        return sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
-
-    def close(self) -> None:
-        import ray
-
-        ray.shutdown()
-        for raylet in self._raylets:
-            raylet.terminate()  # `ray start --block` ends what it started.
-            try:
-                raylet.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(raylet.pid, 9)
-        self.cluster.shutdown()  # type: ignore[no-untyped-call]
+        second = self._cluster.add_node(num_cpus=1, private=[self.apart], environment=self._variables)
+        subprocess.run(second.enter(["mkdir", str(self.apart / "runs")]), check=True)
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[S3]:
-    """Before the nodes, which must find it."""
-    with running(S3()) as server, environment(server.environment()):
-        yield server
-
-
-@pytest.fixture(scope="module")
-def head(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
-    import ray
-
-    allowed = subprocess.run(
-        ["unshare", "--mount", "--uts", "sh", "-c", "mount -t tmpfs tmpfs /mnt && hostname x"], capture_output=True
-    )
-    if allowed.returncode != 0:
-        pytest.skip(f"mount namespaces are not allowed here: {allowed.stderr!r}")
-    if ray.is_initialized():
-        ray.shutdown()
-    nodes = TwoNodes(tmp_path_factory.mktemp("nodes"))
-    try:
-        ray.init(address=nodes.address, log_to_driver=False, logging_level=logging.ERROR)
-        yield nodes
-    finally:
-        nodes.close()
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
+    """The server is there before the nodes, which must find it."""
+    with NodeCluster() as cluster, running(S3(host=cluster.here)) as server, environment(server.environment()):
+        cluster.add_head_here(num_cpus=1).connect()
+        yield TwoNodes(cluster, tmp_path_factory.mktemp("nodes"), server.environment())
 
 
 @pytest.fixture(scope="module")
