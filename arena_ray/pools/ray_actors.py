@@ -10,7 +10,6 @@ where it must not be declines its chunk, and holds that GPU while another is sta
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import time
 import uuid
@@ -26,8 +25,7 @@ from arena_ray.errors import NotEnoughResourcesError
 from arena_ray.pools.autoscaler import Autoscaler
 from arena_ray.pools.base import ChunkEvents, ChunkFinished, Place, PoolEvent, PoolNotice, WorkerLost
 from arena_ray.pools.burials import CLOSE_S, Burials
-from arena_ray.pools.losses import Inquiry, node_of
-from arena_ray.pools.node_proofs import NodeProofs
+from arena_ray.pools.losses import Inquiry
 from arena_ray.pools.node_survey import check_nodes
 from arena_ray.pools.ray_cluster import Cluster, connect
 from arena_ray.pools.ray_worker import (
@@ -41,6 +39,7 @@ from arena_ray.pools.ray_worker import (
 )
 from arena_ray.pools.room import Room, demand_table
 from arena_ray.pools.roster import Order, Roster, Worker
+from arena_ray.pools.usable_nodes import UsableNodes, not_used
 from arena_ray.specs import EvalJob, RunSettings
 from arena_ray.worker_events import Event, Notice, Retiring
 
@@ -52,9 +51,6 @@ IDLE_S = 0.05
 
 #: A worker that Ray has not placed after so long gives way to one that is idle: the room may be gone, seconds.
 PENDING_S = 10.0
-
-#: A node that could not be reached is not counted on for so long, seconds; Ray may take as long to call it dead.
-SHUN_S = 30.0
 
 #: How often a chunk is declined before it runs wherever it is.
 DECLINES = 2
@@ -88,27 +84,20 @@ class RayPool:
         self._stop_key = f"arena_ray:stop:{uuid.uuid4().hex}".encode()
         self._setup: Any = None
         self._told: WorkerSetup | None = None
-        self._proofs: NodeProofs | None = None
-        self._told_failed: set[str] = set()
-        self._too_small: set[str] = set()
-        self._examined = 0
-        self._jobs: Sequence[EvalJob] = ()
         self._mark = processes.new_mark()
         self._cluster = Cluster()
+        self._nodes = UsableNodes(self._cluster, settings)
         self._autoscaler = Autoscaler()
         self._here = ray.get_runtime_context().get_node_id()
         self._burials = Burials(self._here)
         self._orders: list[Order] = []
         self._workers = Roster(settings)
         self._blockers: list[Worker] = []
-        self._quarantined: set[Place] = set()
-        self._shunned: dict[str, float] = {}
         self._left: set[str] = set()
         self._looked_at = time.monotonic()
         self._stopped = False
         self._rooms: tuple[Room, Room] | None = None
         self._rooms_of: tuple[int, frozenset[str]] = (0, frozenset())
-        self._capacities: dict[Any, tuple[int, float]] = {}
 
     def open(self, setup: WorkerSetup) -> None:
         """Be told where the run is, and have the nodes prove that they reach it.
@@ -120,12 +109,8 @@ class RayPool:
         self._setup, self._told = ray.put(setup), setup
         joined = self._settings.address or os.environ.get("RAY_ADDRESS")
         is_mine = self._owns_ray and not joined and len(self._cluster.nodes()) == 1
-        if is_mine:
-            return
-        self._proofs = NodeProofs(setup, trusted=() if setup.storage else (self._here,))
-        self._proofs.require(
-            [node.node_id for node in self._cluster.nodes() if any(node.how_many(job.resources) for job in self._jobs)]
-        )
+        if not is_mine:
+            self._nodes.require_proofs(setup, trusted=() if setup.storage else (self._here,))
 
     def hardware(self) -> dict[str, Any]:
         """Return what each node has."""
@@ -141,7 +126,7 @@ class RayPool:
             NotEnoughResourcesError: With a table of demand against supply.
             ClusterError: If a node lacks this package, or has other versions.
         """
-        self._jobs = jobs
+        self._nodes.jobs = jobs
         waits_for = self._check_room(jobs)
         if not self._is_started_here:
             check_nodes()
@@ -165,18 +150,9 @@ class RayPool:
             "ask for less in the job's 'resources', or give --address of a cluster that has it"
         )
 
-    def _bad_nodes(self) -> set[str]:
-        unproven = self._proofs.failed if self._proofs is not None else {}
-        return {place.node_id for place in self._quarantined if not place.gpus}.union(unproven)
-
-    def _unusable_nodes(self) -> set[str]:
-        shunned = {node_id for node_id, until in self._shunned.items() if time.monotonic() < until}
-        unknown = self._proofs.under_way if self._proofs is not None else ()
-        return self._bad_nodes().union(shunned, self._cluster.drained, unknown)
-
     def _room_beside(self, workers: Iterable[Worker]) -> Room:
         """Return what is free beside these workers and those that hold a bad GPU."""
-        room = self._cluster.room(without=self._unusable_nodes())
+        room = self._nodes.room()
         for worker in (*workers, *self._blockers):
             room.take(worker.job.resources, worker.node_id)
         return room
@@ -186,10 +162,7 @@ class RayPool:
 
         Built anew only when something has ended: starting many workers must not look at all of them for each.
         """
-        self._cluster.nodes()
-        if self._cluster.version != self._examined:
-            self._examine_newcomers()
-        of = (self._cluster.version, frozenset(self._unusable_nodes()))
+        of = self._nodes.version()
         if self._rooms is None or of != self._rooms_of:
             now = self._room_beside(self._workers)
             for burial in self._burials.holding():
@@ -200,23 +173,9 @@ class RayPool:
             self._rooms, self._rooms_of = (now, later), of
         return self._rooms
 
-    def _capacity(self, job: EvalJob) -> tuple[int, float]:
-        """Return how many workers of a job fit when nothing else runs, and the cores that each can count on."""
-        self._cluster.nodes()
-        key = (self._cluster.version, frozenset(self._bad_nodes()), job.resources.shape)
-        if key not in self._capacities:
-            without = self._bad_nodes() | self._cluster.drained
-            nodes = [node for node in self._cluster.nodes() if node.node_id not in without]
-            fitting = [(node.num_cpus, node.how_many(job.resources)) for node in nodes]
-            most = self._settings.num_workers or math.inf
-            cores = min((cores / min(number, most) for cores, number in fitting if number), default=1.0)
-            self._capacities = {known: value for known, value in self._capacities.items() if known[:2] == key[:2]}
-            self._capacities[key] = (sum(number for _, number in fitting), cores)
-        return self._capacities[key]
-
     def num_workers(self, job: EvalJob) -> int:
         """Return how many workers of a job fit when nothing else runs, with those that an autoscaler is asked for."""
-        fitting = self._capacity(job)[0] + (self._autoscaler.burst(0) if self._autoscaler.is_there else 0)
+        fitting = self._nodes.capacity(job)[0] + (self._autoscaler.burst(0) if self._autoscaler.is_there else 0)
         return max(1, min(fitting, self._settings.num_workers or fitting))
 
     def is_warm(self, job: EvalJob) -> bool:
@@ -281,7 +240,7 @@ class RayPool:
             if not self._fits_another(job) and not (self._may_have(len(self._workers) + 1) and self._may_grow(job)):
                 return False
             worker = self._start(job)
-        avoid = self._quarantined | (order.avoid if order.declined < DECLINES else frozenset())
+        avoid = self._nodes.quarantined | (order.avoid if order.declined < DECLINES else frozenset())
         stream = worker.actor.run.options(**self._stream_options()).remote(order.chunk, avoid)
         self._workers.assign(worker, order, stream)
         if self._rooms is not None:
@@ -330,11 +289,10 @@ class RayPool:
 
     def _make_do(self, job: EvalJob) -> None:
         """Take back quarantine when nothing else is left: bad places are better than none."""
-        if len(self._workers) or len(self._burials) or not (self._quarantined or self._shunned or self._blockers):
+        if len(self._workers) or len(self._burials) or not (self._nodes.any_doubted or self._blockers):
             return
         if not self._room_beside([]).fits(job.resources):
-            self._quarantined.clear()
-            self._shunned.clear()
+            self._nodes.trust_again()
             for worker in self._blockers:
                 self._workers.add(worker)
                 if worker.place is not None:
@@ -348,10 +306,10 @@ class RayPool:
             self._setup,
             mark,
             self._stop_key,
-            cores=self._capacity(job)[1],
+            cores=self._nodes.capacity(job)[1],
             num_workers=self.num_workers(job),
-            bad_nodes=self._bad_nodes(),
-            proof_key=None if self._proofs is None else self._proofs.key,
+            bad_nodes=self._nodes.bad(),
+            proof_key=self._nodes.proof_key,
         )
         worker = Worker(actor, mark, job)
         if self._rooms is not None:
@@ -377,16 +335,11 @@ class RayPool:
 
     def has_place_besides(self, place: Place, job: EvalJob) -> bool:
         """Return whether there are GPUs, or nodes, for a worker of a job that are neither this nor quarantined."""
-        usable = [node for node in self._cluster.nodes() if node.node_id not in self._unusable_nodes()]
-        nodes = [node for node in usable if node.how_many(job.resources)]
-        if not place.gpus:
-            return any(node.node_id != place.node_id for node in nodes)
-        bad = {(one.node_id, gpu) for one in (*self._quarantined, place) for gpu in one.gpus}
-        return sum(node.num_gpus for node in nodes) > len(bad)
+        return self._nodes.has_place_besides(place, job)
 
     def quarantine(self, place: Place) -> None:
         """Start no further worker there; idle ones that are there are ended."""
-        self._quarantined.add(place)
+        self._nodes.quarantined.add(place)
         for worker in [worker for worker in self._workers.idle() if worker.place == place]:
             self._dismiss(worker)
 
@@ -412,7 +365,7 @@ class RayPool:
         """Return what happened; waits until something does, at most so long."""
         before = len(self._burials)
         self._burials.tend()
-        news = self._tend_proofs()
+        news = self._leave_bad_nodes()
         if len(self._burials) != before:
             self._rooms = None
         if news:
@@ -423,7 +376,7 @@ class RayPool:
         self._leave_drained_nodes()
         if time.monotonic() - self._looked_at > LOOK_S:
             self._give_back()
-            self._examine_newcomers()
+            self._nodes.examine_newcomers()
         self._take_from_pending()
         self._place_orders()
         if self._orders and not len(self._workers) and not len(self._burials):
@@ -472,8 +425,7 @@ class RayPool:
             if worker.place != said.place:
                 self._workers.placed(worker, said.place)
                 self._rooms = None
-            if self._proofs is not None:
-                self._proofs.begin(said.place.node_id)
+            self._nodes.examine(said.place.node_id)
             if said.declined:
                 self._take_back(worker, order)
                 return []
@@ -490,55 +442,21 @@ class RayPool:
         if self._rooms is not None:
             self._rooms[1].give(worker.job.resources, worker.node_id)
 
-    def _examine_newcomers(self) -> None:
-        """Have nodes that have joined prove what those at the start have proven, before they are counted on."""
-        if self._proofs is not None:
-            nodes = self._cluster.nodes()
-            self._examined = self._cluster.version
-            for node in nodes:
-                if self._proofs.may_use(node.node_id) or node.node_id in self._too_small:
-                    continue
-                if any(node.how_many(job.resources) for job in self._jobs):
-                    self._proofs.begin(node.node_id)
-                else:
-                    self._too_small.add(node.node_id)
-
-    def _tend_proofs(self) -> list[PoolEvent]:
+    def _leave_bad_nodes(self) -> list[PoolEvent]:
         """End the workers that were placed on a node which turns out to be of no use; return what to say of it.
 
         Raises:
             NotSharedError: If no node reaches the run directory, or the storage.
         """
-        if self._proofs is None:
-            return []
-        self._proofs.tend()
         events: list[PoolEvent] = []
-        for node_id in self._proofs.failed.keys() - self._told_failed:
-            self._told_failed.add(node_id)
-            flaw = self._proofs.failed[node_id]
-            message = f"{flaw.problem}; the node is not used"
-            events.append(PoolNotice(Notice(topic=f"{flaw.cause} {node_id[:12]}", message=message)))
+        for node_id, flaw in self._nodes.newly_failed().items():
+            events.append(PoolNotice(Notice(topic=f"{flaw.cause} {node_id[:12]}", message=not_used(flaw))))
             for worker in list(self._workers.busy()):
                 if worker.node_id == node_id and worker.chunk is not None:
-                    self.kill(worker.chunk, flaw.cause, message)
-        if events and self._proofs.none_shares:
-            raise self._proofs.error()
+                    self.kill(worker.chunk, flaw.cause, not_used(flaw))
+        if events:
+            self._nodes.check_that_any_shares()
         return events
-
-    def _blamed(self, worker: Worker, verdict: tuple[str, str] | None) -> tuple[str, str] | None:
-        """Return why a worker was lost; one that died before it said where it was may have died of its node."""
-        if self._proofs is None or verdict is None or verdict[0] != "died" or worker.place is not None:
-            return verdict
-        worker.sent_to = worker.sent_to or node_of(worker.actor)
-        if worker.sent_to is None or self._proofs.may_use(worker.sent_to):
-            return verdict
-        if worker.sent_to in self._proofs.failed:
-            flaw = self._proofs.failed[worker.sent_to]
-            return flaw.cause, f"{flaw.problem}; the node is not used"
-        if all(node.node_id != worker.sent_to for node in self._cluster.nodes()):
-            return "node_lost", verdict[1]
-        self._proofs.begin(worker.sent_to)
-        return None
 
     def leftovers(self, wanted: Collection[tuple[str, int]]) -> Iterator[tuple[Event, ...]]:
         """Deliver and remove what workers that died left on their nodes' own disks; idle workers are ended first."""
@@ -576,7 +494,7 @@ class RayPool:
         for worker in list(self._workers.lost):
             assert worker.inquiry is not None
             assert worker.chunk is not None
-            verdict = worker.verdict or self._blamed(worker, worker.inquiry.verdict(self._cluster))
+            verdict = worker.verdict or self._nodes.blamed(worker, worker.inquiry.verdict(self._cluster))
             if verdict is not None:
                 losses.append(self._lose(worker, worker.chunk, *verdict))
         return losses
@@ -585,7 +503,7 @@ class RayPool:
         """Look for another worker for a chunk; this one holds its GPU meanwhile, or for ever if that is bad."""
         self._free(worker)
         order.declined += 1
-        if worker.place in self._quarantined:
+        if worker.place in self._nodes.quarantined:
             self._workers.remove(worker)
             self._blockers.append(worker)
         self._orders.insert(0, order)
@@ -596,7 +514,7 @@ class RayPool:
         self._burials.end(worker.burial())
         if cause in ("node_lost", "unreachable") and worker.node_id not in (None, self._here):
             assert worker.node_id is not None
-            self._shunned[worker.node_id] = time.monotonic() + SHUN_S
+            self._nodes.shun(worker.node_id)
         return ChunkFinished(chunk) if cause == WITHDRAWN else WorkerLost(chunk, cause, message, worker.place)
 
     def kill(self, chunk: Chunk, cause: str, message: str) -> None:
@@ -627,7 +545,6 @@ class RayPool:
         self._workers, self._blockers = Roster(self._settings), []
         self._burials.finish(CLOSE_S)
         _internal_kv_del(self._stop_key)
-        if self._proofs is not None:
-            self._proofs.close()
+        self._nodes.close()
         if self._owns_ray:
             ray.shutdown()
