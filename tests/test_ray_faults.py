@@ -83,7 +83,7 @@ def test_a_hang_ends_in_a_timeout_record(
     ("entry_point", "fragment"),
     [
         pytest.param("tests.worlds:die_while_building", "did not start in 2 attempts", id="dies"),
-        pytest.param("tests.worlds:hang_while_building", "not built after 6 s", id="hangs"),
+        pytest.param("tests.worlds:hang_while_building", "not built after 12 s", id="hangs"),
         pytest.param("tests.worlds:raise_while_building", "this factory always raises", id="raises"),
         pytest.param("tests.nowhere:make", "no module 'tests.nowhere'", id="cannot-be-imported"),
     ],
@@ -93,7 +93,7 @@ def test_an_environment_that_cannot_be_built_fails_its_job(
 ) -> None:
     job = walk_job()
     job["env"] = {"entry_point": entry_point}
-    result = run(tmp_path, job, max_attempts=2, start_timeout=6.0 if "hang" in entry_point else 60.0)
+    result = run(tmp_path, job, max_attempts=2, start_timeout=12.0 if "hang" in entry_point else 60.0)
     assert result.jobs["walk"].status == "failed"
     assert fragment in str(result.jobs["walk"].error)
     assert result.jobs["walk"].episodes == ()
