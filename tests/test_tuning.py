@@ -334,7 +334,7 @@ def test_on_ray_one_worker_chooses_for_all(tmp_path: Path, local_ray: None) -> N
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     ("deed", "flags"),
-    [pytest.param("kill", {}, id="dies"), pytest.param("hang", {"start_timeout": 6, "stall_timeout": 2}, id="hangs")],
+    [pytest.param("kill", {}, id="dies"), pytest.param("hang", {"start_timeout": 15, "stall_timeout": 2}, id="hangs")],
 )
 def test_an_episode_that_ends_the_trial_is_blamed_and_no_other(
     tmp_path: Path, local_ray: None, deed: str, flags: dict[str, Any]

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.heavy]
 STALL_S = 3.0
 
 #: Replacing a worker on this machine: a process, its imports, its environment; on two cores that other tests load.
-RESTART_S = 16.0
+RESTART_S = 24.0
 
 EPISODES = 10
 GIVEN = (2, 7)
