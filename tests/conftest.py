@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -10,6 +11,9 @@ from tests.local_cluster import LocalCluster
 
 # Explicit, so that no test depends on what an earlier `ray.init` left in the environment.
 os.environ["RAY_AUTH_MODE"] = "disabled"
+# A shell that starts tests in the background has them ignore SIGINT, and so would all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Nobody looks at the figures of all processes that an agent of each node takes every five seconds.
 os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"
 # Tests start some hundreds of interpreters: without compiled files each would compile the package anew.
