@@ -43,7 +43,7 @@ class RgbStream:
         Raises:
             NotRgbError: If the shape or dtype is another one, or one channel of numbers that look like a depth.
         """
-        if frame.dtype == np.uint8 and frame.shape[2:] == (3,) and self._layout == "HWC":
+        if frame.dtype == np.uint8 and frame.shape[2:] == (3,) and self._layout == "HWC" and frame.size:
             return frame  # What most frames are.
         layout = _layout_of(frame)
         if self._layout is None and layout is not None:
@@ -141,8 +141,6 @@ def frames_by_slot(rendered: Any, num_slots: int) -> list[npt.NDArray[Any]]:
     Raises:
         NotRgbError: If it is no image.
     """
-    if isinstance(rendered, np.ndarray) and rendered.ndim == 3:
-        return [rendered]
     if isinstance(rendered, (list, tuple)) and num_slots > 1 and len(rendered) == num_slots:
         return [to_numpy(_latest(frames)) for frames in rendered]
     pixels = to_numpy(_latest(rendered))

@@ -152,3 +152,11 @@ def test_odd_sizes_repeat_the_edge(size: tuple[int, int], padded_size: tuple[int
     padded = pad_to_even(frame)
     extra = [(0, after - before) for before, after in zip(size, padded_size, strict=True)]
     np.testing.assert_array_equal(padded, np.pad(frame, [*extra, (0, 0)], mode="edge"))
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0, 3)], ids=["no-rows", "no-columns"])
+def test_an_empty_image_is_refused_also_after_a_good_one(shape: tuple[int, ...]) -> None:
+    stream = RgbStream()
+    stream.convert(np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(NotRgbError):
+        stream.convert(np.zeros(shape, np.uint8))
