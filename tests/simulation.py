@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from arena_ray import EvalJob
 from arena_ray.dispatch import Chunk, WorkerSetup
 from arena_ray.pools import ChunkEvents, ChunkFinished, Place, PoolEvent
+from arena_ray.pools.base import OnePlace
 from arena_ray.records import EpisodeRecord, WorkerInfo
 from arena_ray.specs import Shape
-from arena_ray.worker_events import EpisodeStarted, Event, WorkerReady
+from arena_ray.worker_events import EpisodeStarted, WorkerReady
 
 
-class CalmPool:
+class CalmPool(OnePlace):
     """What every pool says where there is room for all jobs, no worker is lost and none leaves anything behind."""
 
     def open(self, setup: WorkerSetup) -> None: ...
@@ -28,20 +29,6 @@ class CalmPool:
 
     def check(self, jobs: Sequence[EvalJob]) -> str | None:
         return None
-
-    def place_of(self, chunk: Chunk) -> Place | None:
-        return None
-
-    def is_pending(self, chunk: Chunk) -> bool:
-        return False
-
-    def has_place_besides(self, place: Place, job: EvalJob) -> bool:
-        return False
-
-    def quarantine(self, place: Place) -> None: ...
-
-    def leftovers(self, wanted: Collection[tuple[str, int]]) -> Iterator[tuple[Event, ...]]:
-        yield from ()
 
     def kill(self, chunk: Chunk, cause: str, message: str) -> None:
         raise AssertionError("nothing here needs to be killed")

@@ -160,6 +160,29 @@ class WorkerPool(Protocol):
         ...
 
 
+class OnePlace:
+    """What a pool says of places if there is only one: no chunk waits for a machine, and none can go elsewhere."""
+
+    def place_of(self, chunk: Chunk) -> Place | None:
+        """Return ``None``."""
+        return None
+
+    def is_pending(self, chunk: Chunk) -> bool:
+        """Return False."""
+        return False
+
+    def has_place_besides(self, place: Place, job: EvalJob) -> bool:
+        """Return False."""
+        return False
+
+    def quarantine(self, place: Place) -> None:
+        """Do nothing."""
+
+    def leftovers(self, wanted: Collection[tuple[str, int]]) -> Iterator[tuple[Event, ...]]:
+        """Yield nothing: nothing is left elsewhere."""
+        yield from ()
+
+
 def open_pool(settings: RunSettings) -> WorkerPool:
     """Return the pool that the settings ask for: ``inline`` in this process, else Ray."""
     if settings.inline:

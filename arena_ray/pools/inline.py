@@ -6,19 +6,19 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from arena_ray import devices
 from arena_ray.dispatch import Chunk, WorkerSetup
 from arena_ray.errors import ArenaError
-from arena_ray.pools.base import ChunkEvents, ChunkFinished, Place, PoolEvent, WorkerLost
+from arena_ray.pools.base import ChunkEvents, ChunkFinished, OnePlace, Place, PoolEvent, WorkerLost
 from arena_ray.rollout import Events
 from arena_ray.specs import EvalJob
 from arena_ray.worker import EvalWorker
 
 
-class InlinePool:
+class InlinePool(OnePlace):
     """Runs chunks one after the other in this process. It cannot end a worker that hangs.
 
     Args:
@@ -67,21 +67,6 @@ class InlinePool:
             self._worker = EvalWorker(self._setup, local_rank=local_rank)
         self._running = (chunk, self._worker.run(chunk, lambda: self._stopping))
 
-    def place_of(self, chunk: Chunk) -> Place | None:
-        """Return ``None``: there is one place."""
-        return None
-
-    def is_pending(self, chunk: Chunk) -> bool:
-        """Return False."""
-        return False
-
-    def has_place_besides(self, place: Place, job: EvalJob) -> bool:
-        """Return False."""
-        return False
-
-    def quarantine(self, place: Place) -> None:
-        """Do nothing: there is one place."""
-
     def wait(self, timeout_s: float) -> list[PoolEvent]:
         """Run the chunk until it yields, whatever the timeout."""
         if self._running is None:
@@ -98,10 +83,6 @@ class InlinePool:
             return [ChunkEvents(chunk, batch)]
         self._running = None
         return [ChunkFinished(chunk)]
-
-    def leftovers(self, wanted: Collection[tuple[str, int]]) -> Iterator[Events]:
-        """Yield nothing: what this process writes it delivers."""
-        yield from ()
 
     def kill(self, chunk: Chunk, cause: str, message: str) -> None:
         """Refuse: a process cannot end its own worker and live.

@@ -20,6 +20,7 @@ from arena_ray import storage
 from arena_ray.dispatch import WorkerSetup
 from arena_ray.errors import NotSharedError
 from arena_ray.pools import node_survey
+from arena_ray.pools.ray_cluster import on_node
 
 #: A node whose probe has not come back after so long is left for later: Ray may be about to call it dead, seconds.
 PROBE_S = 60.0
@@ -125,11 +126,8 @@ class NodeProofs:
         if self._folder is None and self._setup.storage is None:
             self._folder = storage.FolderProof(Path(self._setup.run_dir))
         nonce = "" if self._folder is None else self._folder.nonce
-        where = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
-        options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": where, "enable_task_events": False}
-        self._await(
-            node_id, _REMOTE_PROVE.options(**options).remote(self._setup, nonce, node_id), self._sharing_verdict
-        )
+        prove = _REMOTE_PROVE.options(**on_node(node_id), enable_task_events=False)
+        self._await(node_id, prove.remote(self._setup, nonce, node_id), self._sharing_verdict)
 
     def tend(self) -> None:
         """Look for verdicts, without waiting."""

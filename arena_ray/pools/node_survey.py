@@ -17,6 +17,7 @@ import ray
 from arena_ray import __version__
 from arena_ray.errors import ClusterError
 from arena_ray.pools.ray_access import SAME_VERSIONS
+from arena_ray.pools.ray_cluster import on_node
 
 #: How long a node may take to say which versions it has, seconds; a node's first process may take some.
 VERSIONS_S = 20.0
@@ -71,10 +72,7 @@ def ask_nodes(
     nodes = {entry["NodeID"]: entry["NodeManagerAddress"] for entry in entries if entry["Alive"]}
     chosen = (nodes.keys() if only is None else nodes.keys() & set(only)) - set(without)
     remote: Any = ray.remote(make_task())
-    asked = {
-        remote.options(num_cpus=0, max_retries=0, scheduling_strategy=_on(node_id)).remote(): node_id
-        for node_id in chosen
-    }
+    asked = {remote.options(**on_node(node_id)).remote(): node_id for node_id in chosen}
     if not asked:
         return []
     ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_s)
@@ -83,10 +81,6 @@ def ask_nodes(
         ray.cancel(task, force=True)
         answers.append(NodeAnswer(asked[task], nodes[asked[task]], None, f"no answer in {timeout_s:g} s", gone=True))
     return sorted(answers, key=lambda answer: (answer.host, answer.node_id))
-
-
-def _on(node_id: str) -> Any:
-    return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 
 def _answer(node_id: str, host: str, task: Any) -> NodeAnswer:
@@ -135,8 +129,7 @@ def is_fitting(node_id: str) -> bool:
 
 def begin_versions(node_id: str) -> Any:
     """Ask one node for its versions, without waiting; return the reference of what it says."""
-    options = {"num_cpus": 0, "max_retries": 0, "enable_task_events": False}
-    return _remote_versions().options(**options, scheduling_strategy=_on(node_id)).remote()
+    return _remote_versions().options(**on_node(node_id), enable_task_events=False).remote()
 
 
 def judge_versions(node_id: str, task: Any) -> str | None:

@@ -61,6 +61,12 @@ def _node(entry: dict[str, Any]) -> Node:
     )
 
 
+def on_node(node_id: str) -> dict[str, Any]:
+    """Return the options of a small task that runs on this node or nowhere, and is not tried again."""
+    where = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": where}
+
+
 def connect(address: str | None) -> bool:
     """Connect to Ray or start it; return whether this process started it.
 

@@ -20,6 +20,7 @@ from arena_ray.dispatch import Chunk
 from arena_ray.labels import for_ray
 from arena_ray.pools.base import Place
 from arena_ray.pools.node_proofs import wait_for_proof
+from arena_ray.pools.ray_cluster import on_node
 from arena_ray.specs import Resources
 from arena_ray.storage import deliver_leftovers
 from arena_ray.worker_events import Notice, Retiring
@@ -205,12 +206,10 @@ _REMOTE_LEFTOVERS: Any = ray.remote(_deliver_leftovers)
 
 def deliver_leftovers_on(node_id: str, setup: Any, wanted: Collection[tuple[str, int]]) -> Any:
     """Deliver what dead workers left on a node; return the stream of what comes of it."""
-    where = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
-    options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": where, "num_returns": "streaming"}
+    options = {**on_node(node_id), "num_returns": "streaming"}
     return _REMOTE_LEFTOVERS.options(**options, _generator_backpressure_num_objects=PIECES_AHEAD).remote(setup, wanted)
 
 
 def end_on(node_id: str, mark: str) -> Any:
     """End a worker's processes on another node; return the reference of the list of those that survived."""
-    where = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
-    return _REMOTE_END.options(num_cpus=0, max_retries=0, scheduling_strategy=where).remote(mark)
+    return _REMOTE_END.options(**on_node(node_id)).remote(mark)

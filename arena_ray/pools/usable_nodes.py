@@ -16,7 +16,7 @@ from arena_ray.pools.base import Place
 from arena_ray.pools.losses import node_of
 from arena_ray.pools.node_proofs import Flaw, NodeProofs
 from arena_ray.pools.ray_cluster import Cluster
-from arena_ray.pools.room import Room
+from arena_ray.pools.room import Node, Room
 from arena_ray.pools.roster import Worker
 from arena_ray.specs import EvalJob, RunSettings
 
@@ -59,7 +59,10 @@ class UsableNodes:
         """
         self._proofs = NodeProofs(setup, trusted)
         nodes = self._cluster.nodes()
-        self._proofs.require([node.node_id for node in nodes if any(node.how_many(job.resources) for job in self.jobs)])
+        self._proofs.require([node.node_id for node in nodes if self._is_of_use(node)])
+
+    def _is_of_use(self, node: Node) -> bool:
+        return any(node.how_many(job.resources) for job in self.jobs)
 
     @property
     def proof_key(self) -> str | None:
@@ -96,9 +99,10 @@ class UsableNodes:
     def capacity(self, job: EvalJob) -> tuple[int, float]:
         """Return how many workers of a job fit when nothing else runs, and the cores that each can count on."""
         self._cluster.nodes()
-        key = (self._cluster.version, frozenset(self.bad()), job.resources.shape)
+        bad = self.bad()
+        key = (self._cluster.version, frozenset(bad), job.resources.shape)
         if key not in self._capacities:
-            without = self.bad() | self._cluster.drained
+            without = bad | self._cluster.drained
             nodes = [node for node in self._cluster.nodes() if node.node_id not in without]
             fitting = [(node.num_cpus, node.how_many(job.resources)) for node in nodes]
             most = self._settings.num_workers or math.inf
@@ -140,7 +144,7 @@ class UsableNodes:
         for node in nodes:
             if self._proofs.may_use(node.node_id) or node.node_id in self._too_small:
                 continue
-            if any(node.how_many(job.resources) for job in self.jobs):
+            if self._is_of_use(node):
                 self._proofs.begin(node.node_id)
             else:
                 self._too_small.add(node.node_id)
