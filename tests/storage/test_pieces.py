@@ -54,7 +54,8 @@ def test_a_file_arrives_as_it_was(tmp_path: Path, size: int, number: int) -> Non
 
 def spoil(pieces: list[FilePiece], how: str) -> list[FilePiece]:
     if how == "digest":
-        return [*pieces[:-1], dataclasses.replace(pieces[-1], data=b"y" + pieces[-1].data[1:])]
+        other = bytes([pieces[-1].data[0] ^ 1]) + pieces[-1].data[1:]
+        return [*pieces[:-1], dataclasses.replace(pieces[-1], data=other)]
     if how == "gap":
         return [pieces[0], *pieces[2:]]
     return [dataclasses.replace(piece, path=how) for piece in pieces]
