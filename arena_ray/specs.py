@@ -289,8 +289,8 @@ class VideoRecordingCfg:
         outcome_in_name: Put ``-success`` or ``-failure`` behind the file's stem, where the environment tells.
         overlay: Write episode, step, reward and success into the picture.
         encoder: ``inline`` encodes in the process that steps, ``process`` in one process beside it, ``nvenc`` on a GPU
-            that can, ``imageio-ffmpeg`` in an ffmpeg program per video. ``auto``: ``process`` where a core is to
-            spare, else ``inline``; where PyAV does not work, ``imageio-ffmpeg``.
+            that can, ``imageio-ffmpeg`` in an ffmpeg program per video. ``auto``: ``process`` where each process that
+            steps has a second core, else ``inline``; where PyAV does not work, ``imageio-ffmpeg``.
     """
 
     record_viewport_video: StrictBool = False

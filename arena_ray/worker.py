@@ -28,7 +28,7 @@ from arena_ray.records import WorkerInfo
 from arena_ray.rollout import Events, Rollout
 from arena_ray.run_dir import RunDir
 from arena_ray.specs import EncoderName, EvalJob
-from arena_ray.video.encoder import usable_cores
+from arena_ray.video.encoder import choose_encoder, usable_cores
 from arena_ray.worker_events import ChunkUsage, EpisodeStarted, Event, Failure, MemorySample, Retiring, WorkerReady
 
 logger = logging.getLogger("arena_ray")
@@ -222,12 +222,9 @@ class EvalWorker:
         return open_slots(job, folder or self._run_dir.job_folder(job.name), self._encoder_for(job))
 
     def _encoder_for(self, job: EvalJob) -> EncoderName:
-        """Return what encodes videos where the job leaves it open: a process of its own only if a core is to spare.
-
-        The children of an `AsyncVectorEnv` record their own videos, and run beside each other as it is.
-        """
+        """Return what encodes videos where the job leaves it open; slots in child processes record their own."""
         cores = min(usable_cores(), self._cores or usable_cores())
-        return "process" if cores >= 2 and job.vectorization == "sync" else "inline"
+        return choose_encoder(cores, job.num_slots if job.vectorization == "async" else 1)
 
     def _open_policy_for_trial(self, job: EvalJob, slots: Slots, num_slots: int) -> Policy:
         return self._open_policy(job, slots, num_slots)[0]

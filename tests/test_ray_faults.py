@@ -11,6 +11,7 @@ import pytest
 
 from arena_ray import NotEnoughResourcesError, RunResult, evaluate
 from arena_ray.errors import ConfigError
+from tests.chaos.scenes import nothing_lives
 from tests.comparing import outcome
 from tests.local_cluster import LocalCluster, disconnect
 from tests.worlds import walk_job
@@ -183,8 +184,16 @@ def test_workers_that_ask_for_nothing_are_counted_as_cores(tmp_path: Path, local
     assert len({record.worker.pid for record in result.records() if record.worker}) <= 2
 
 
-def test_a_child_that_hangs_dies_with_its_worker(tmp_path: Path, local_ray: None) -> None:
-    job = walk_job(num_episodes=2, num_envs=2, vectorization="async", env_kwargs={"poison": [1], "deed": "hang"})
+@pytest.mark.parametrize(
+    "video",
+    [
+        pytest.param({}, id="no-video"),
+        pytest.param({"record_viewport_video": True, "encoder": "process"}, id="each-child-has-an-encoder"),
+    ],
+)
+def test_a_child_that_hangs_dies_with_its_worker(tmp_path: Path, local_ray: None, video: dict[str, Any]) -> None:
+    kwargs = {"poison": [1], "deed": "hang"}
+    job = walk_job(num_episodes=2, num_envs=2, vectorization="async", env_kwargs=kwargs, video=video)
     job["env"]["entry_point"] = "tests.test_ray_faults:make_named"
     job["env"]["kwargs"]["log"] = str(tmp_path / "pids")
     result = run(tmp_path, job, max_attempts=1, continue_on_error=True, stall_timeout=3)
@@ -195,6 +204,7 @@ def test_a_child_that_hangs_dies_with_its_worker(tmp_path: Path, local_ray: None
     while any(Path(f"/proc/{pid}/cmdline").exists() and b"forkserver" in _command(pid) for pid in pids):
         assert time.monotonic() < deadline, "a child is still alive"
         time.sleep(0.2)
+    nothing_lives(result)
 
 
 def _command(pid: int) -> bytes:
@@ -204,7 +214,7 @@ def _command(pid: int) -> bytes:
         return b""
 
 
-def make_named(log: str, **kwargs: Any) -> Any:
+def make_named(log: str, render_mode: str | None = None, **kwargs: Any) -> Any:
     """A walk that writes down the process it is built in."""
     import os
 
@@ -212,7 +222,7 @@ def make_named(log: str, **kwargs: Any) -> Any:
 
     with open(log, "a") as file:
         file.write(f"{os.getpid()}\n")
-    return Walk(**kwargs)
+    return Walk(render_mode=render_mode, **kwargs)
 
 
 def test_a_stop_does_not_wait_for_a_worker_that_cannot_start(tmp_path: Path, local_ray: None) -> None:

@@ -98,6 +98,7 @@ JOBS = [
     make_job("preset-small", {**VIEWPORT, "preset": "small"}, TEXTURED),
     make_job("encoder-process", {**VIEWPORT, "encoder": "process"}, TEXTURED),
     make_job("encoder-auto", {"record_viewport_video": True}, TEXTURED),
+    make_job("encoder-of-each-child", {**VIEWPORT, "encoder": "process"}, TEXTURED, vectorization="async"),
     make_job("touched-failures", {**VIEWPORT, "record": "failures"}, TOUCH, success=TOUCHED),
     make_job("touched-successes", {**VIEWPORT, "record": "successes"}, TOUCH, success=TOUCHED),
     make_job("touched-at-the-end", {**VIEWPORT, "record": "successes"}, TOUCH, success={"key": "touched"}),
@@ -321,7 +322,7 @@ def test_small_files_are_smaller(result: RunResult) -> None:
         assert np.abs(one.astype(int) - other).mean() < 6
 
 
-@pytest.mark.parametrize("job", ["encoder-process", "encoder-auto"], ids=str)
+@pytest.mark.parametrize("job", ["encoder-process", "encoder-auto", "encoder-of-each-child"], ids=str)
 def test_where_it_is_encoded_does_not_show(result: RunResult, job: str) -> None:
     assert kept(result, job) == kept(result, "preset-fast")
     for one, other in zip(frames_by_episode(result, job), frames_by_episode(result, "preset-fast"), strict=True):

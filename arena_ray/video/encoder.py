@@ -138,8 +138,8 @@ def open_backend(name: EncoderName = "auto") -> EncoderBackend:
     if name not in ("auto", *_BACKENDS):
         known = ", ".join(repr(backend) for backend in ("auto", *_BACKENDS))
         raise ValueError(f"encoder is {name!r}, which does not exist; choose one of {known}")
-    preferred = "process" if has_spare_core() else "inline"
-    automatic = (preferred, "inline", "imageio-ffmpeg")
+    is_helper = multiprocessing.parent_process() is not None
+    automatic = ("inline" if is_helper else choose_encoder(usable_cores()), "inline", "imageio-ffmpeg")
     failures = []
     for backend in dict.fromkeys(automatic if name == "auto" else (name, *automatic)):
         try:
@@ -165,9 +165,14 @@ def open_exactly(name: str) -> EncoderBackend:
     return _BACKENDS[name]()
 
 
-def has_spare_core() -> bool:
-    """Return whether this process may use two cores or more, and is not itself the helper of another."""
-    return multiprocessing.parent_process() is None and usable_cores() >= 2
+def choose_encoder(cores: float, num_stepping: int = 1) -> Literal["process", "inline"]:
+    """Return what costs least: a process beside each one that steps where there is a core for it, else none.
+
+    Args:
+        cores: Cores that all of them share.
+        num_stepping: Processes that step environments and record them.
+    """
+    return "process" if cores >= 2 * num_stepping else "inline"
 
 
 def usable_cores() -> float:

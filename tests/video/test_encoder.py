@@ -150,6 +150,11 @@ def test_auto_takes_a_process_where_a_core_is_to_spare(monkeypatch: pytest.Monke
     assert opened("auto") is PyAvEncoder
 
 
+@pytest.mark.parametrize(("cores", "stepping", "chosen"), [(8, 4, "process"), (7.9, 4, "inline"), (1.5, 1, "inline")])
+def test_each_process_that_steps_needs_a_core_for_its_encoder(cores: float, stepping: int, chosen: str) -> None:
+    assert encoder_module.choose_encoder(cores, stepping) == chosen
+
+
 def test_a_child_process_of_a_vector_environment_encodes_inline() -> None:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as children:
         assert children.submit(opened, "auto").result(60) is PyAvEncoder
