@@ -179,7 +179,7 @@ class _Group:
         self.call: Callable[[], Any] | None = None
         self._actions = create_empty_array(self.env.single_action_space, n=len(factories), fn=np.zeros)
         self._running: set[int] = set()
-        self._live = np.empty(0, dtype=np.int64)
+        self._live: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
     def _open(self, factories: Sequence[Factory], shareable: bool) -> Any:
         return SyncVectorEnv(factories, copy=False, autoreset_mode=AutoresetMode.DISABLED)
