@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
 import multiprocessing
 import os
 import signal
 import time
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -181,6 +183,21 @@ def test_closing_while_calls_are_under_way_leaves_no_process(tmp_path: Path, num
         assert time.monotonic() - started < PATIENCE_S / 2  # It does not wait for what is held.
         assert children() <= before
         slots.close()
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("num_groups", [pytest.param(1, id="one-group"), pytest.param(2, id="two-groups")])
+def test_closed_slots_go_without_the_garbage_collector(tmp_path: Path, num_groups: int) -> None:
+    """It would free their semaphores at any time: while others are made, `multiprocessing` cannot, and warns."""
+    gc.collect()
+    gc.disable()
+    try:
+        with opened(tmp_path, num_groups=num_groups) as slots:
+            seen = weakref.ref(slots)
+        del slots
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

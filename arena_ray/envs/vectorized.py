@@ -70,17 +70,17 @@ class VectorizedSlots:
             multiprocessing.get_context(START_METHOD).set_forkserver_preload(names)
         self.num_slots, self.num_groups = len(factories), num_groups
         self._group_size = len(factories) // num_groups
-        kind = _Group if vectorization == "sync" else _ChildGroup
-        shareable = _fixed_size(observation_space)
-        self._open_group = functools.partial(self._build_group, kind, factories, shareable)
+        self._factories = factories
+        self._kind = _Group if vectorization == "sync" else _ChildGroup
+        self._shareable = _fixed_size(observation_space)
         self._groups = _in_parallel(self._open_group, range(num_groups))
         self._turn = 0
         self.observation_space = self._groups[0].env.single_observation_space
         self.action_space = self._groups[0].env.single_action_space
 
-    def _build_group(self, kind: type[_Group], factories: Sequence[Factory], shareable: bool, index: int) -> _Group:
+    def _open_group(self, index: int) -> _Group:
         first = index * self._group_size
-        return kind(factories[first : first + self._group_size], first, shareable)
+        return self._kind(self._factories[first : first + self._group_size], first, self._shareable)
 
     def _group_of(self, slot: int) -> _Group:
         return self._groups[slot // self._group_size]
@@ -179,7 +179,7 @@ class _Group:
         self.call: Callable[[], Any] | None = None
         self._actions = create_empty_array(self.env.single_action_space, n=len(factories), fn=np.zeros)
         self._running: set[int] = set()
-        self._live = np.empty(0, dtype=np.int64)
+        self._live: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
     def _open(self, factories: Sequence[Factory], shareable: bool) -> Any:
         return SyncVectorEnv(factories, copy=False, autoreset_mode=AutoresetMode.DISABLED)

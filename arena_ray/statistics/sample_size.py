@@ -174,7 +174,8 @@ def _fewest(successes_a: npt.NDArray[np.int64], n: int, alpha: float) -> npt.NDA
     """Return for successes of A the most successes of B that are significantly fewer; -1 if none are."""
     from scipy.stats import hypergeom
 
-    low, high = np.full(len(successes_a), -1), successes_a + 1
+    low: npt.NDArray[np.int64] = np.full(len(successes_a), -1)
+    high = successes_a + 1
     while np.any(high - low > 1):
         middle = (low + high) // 2
         significant = hypergeom.cdf(middle, 2 * n, successes_a + np.maximum(middle, 0), n) <= alpha / 2

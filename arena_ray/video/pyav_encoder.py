@@ -92,7 +92,7 @@ class _Stream:
         pictures, self._pictures = self._pictures, []
         for picture in pictures:
             # The first packet writes the header too. Never call start_encoding(): closing a hybrid file that has a
-            # header but no packet is a segmentation fault (PyAV 18.1, FFmpeg 8.1).
+            # header but no packet is a segmentation fault (PyAV 17 and 18, FFmpeg 8.1).
             self._container.mux(self._video.encode(picture))
 
     def close(self) -> None:
@@ -205,7 +205,7 @@ class _Converter:
             frame = _cv2.resize(frame, self._size, interpolation=_cv2.INTER_AREA)
         planes = next(self._buffers)
         _cv2.cvtColor(pad_to_even(frame), _cv2.COLOR_RGB2YUV_I420, dst=planes)
-        if height % 4:  # PyAV 18 takes the wrong place for the second plane then.
+        if height % 4:  # PyAV (17 to 19) takes the picture for less high than it is then.
             return av.VideoFrame.from_ndarray(planes, format="yuv420p")
         return av.VideoFrame.from_numpy_buffer(planes, format="yuv420p")
 

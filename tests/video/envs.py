@@ -150,8 +150,8 @@ class BatchEnv(VectorEnv[dict[str, Any], Any, Any]):
         self.mode = mode
         self.lengths = np.array(lengths)
         self.frame_per_slot = frame_per_slot
-        self.steps = np.zeros(self.num_envs, np.int64)
-        self.ended = np.zeros(self.num_envs, np.bool_)
+        self.steps: npt.NDArray[np.int64] = np.zeros(self.num_envs, np.int64)
+        self.ended: npt.NDArray[np.bool_] = np.zeros(self.num_envs, np.bool_)
         self.vector_steps = 0
 
     def _observation(self) -> dict[str, Any]:
