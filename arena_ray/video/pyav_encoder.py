@@ -9,10 +9,12 @@ from __future__ import annotations
 import functools
 import io
 import itertools
+import time
 from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from arena_ray.video.encoder import EncoderError, RgbFrame, VideoFormat
 from arena_ray.video.frames import pad_to_even
@@ -36,6 +38,10 @@ EVERY_FRAME = "frag_every_frame"
 
 #: So many frames are encoded at once, each: the file is there, or its error, and a crash leaves something to see.
 FIRST_FRAMES = 8
+
+#: Later ones are encoded several in a row, as many as these bytes of memory hold, if they come faster than this.
+BATCH_BYTES = 4 * 2**20
+LONGEST_WAIT_S = 0.025
 
 # zerolatency: no frame waits inside x264, so a crash costs at most what the muxer still holds. A constant quantiser
 # spares x264 the look at a half-size picture that rate control needs: a quarter of the time, at the same quality.
@@ -78,6 +84,7 @@ class _Stream:
         self._batch = batch
         self._pictures: list[Any] = []
         self._frames = 0
+        self._encoded_at = 0.0
 
     def write(self, frame: RgbFrame) -> None:
         """Append one frame, ``uint8[height, width, 3]``."""
@@ -85,8 +92,10 @@ class _Stream:
         picture.pts = self._frames
         self._pictures.append(picture)
         self._frames += 1
-        if len(self._pictures) == self._batch or self._frames <= FIRST_FRAMES:
+        full = self._frames % self._batch == 0 or self._frames <= FIRST_FRAMES
+        if full or time.monotonic() - self._encoded_at >= LONGEST_WAIT_S:
             self._encode_pictures()
+            self._encoded_at = time.monotonic()
 
     def _encode_pictures(self) -> None:
         pictures, self._pictures = self._pictures, []
@@ -114,18 +123,21 @@ class PyAvEncoder(_Stream):
     Args:
         path: File to write, overwritten if it exists; created by the first frame.
         video_format: What to write.
-        batch: Frames that are encoded one after the other. Where the caller works between two frames, the encoder
-            finds the caches cold and leaves them so: by fours it costs a quarter less. A crash loses a batch.
+        batch: Most frames that are encoded one after the other. A caller that works between two frames leaves the
+            encoder cold caches: the first frame of a batch takes up to twice as long as the fourth. A crash loses those
+            of the last 25 ms that wait, at most all but one of a batch; a slower caller's frames never wait.
     """
 
     codec = "libx264"
     options = X264
 
-    def __init__(self, path: Path, video_format: VideoFormat, batch: int = 4) -> None:
+    def __init__(self, path: Path, video_format: VideoFormat, batch: int = 8) -> None:
         fragments = EVERY_FRAME if video_format.fragment_s is None else None
         muxer = {"movflags": "+".join(filter(None, (_movflags(), fragments)))}
         if video_format.fragment_s is not None:
             muxer["frag_duration"] = str(round(video_format.fragment_s * 1e6))
+        width, height = video_format.encoded_size
+        batch = min(batch, max(1, BATCH_BYTES // (width * height * 3 // 2)))
         super().__init__(str(path), video_format, muxer, self.codec, self.options[video_format.preset], batch)
 
 
@@ -189,9 +201,8 @@ class _Converter:
 
     def __init__(self, video_format: VideoFormat, batch: int) -> None:
         self._size = video_format.encoded_size
-        width, height = self._size
-        # One buffer per picture of a batch: the encoder has copied a picture when it returns.
-        self._buffers = itertools.cycle([np.empty((height * 3 // 2, width), np.uint8) for _ in range(batch)])
+        # One picture per frame of a batch, used again and again: the encoder has copied it when it returns.
+        self._pictures = itertools.cycle(_new_pictures(*self._size, batch) if _cv2 is not None else ())
 
     def __call__(self, frame: RgbFrame) -> Any:
         import av
@@ -203,11 +214,19 @@ class _Converter:
             return rgb.reformat(width=width, height=height, format="yuv420p", **_one_thread())
         if not fits:
             frame = _cv2.resize(frame, self._size, interpolation=_cv2.INTER_AREA)
-        planes = next(self._buffers)
+        planes, picture = next(self._pictures)
         _cv2.cvtColor(pad_to_even(frame), _cv2.COLOR_RGB2YUV_I420, dst=planes)
-        if height % 4:  # PyAV (17 to 19) takes the picture for less high than it is then.
-            return av.VideoFrame.from_ndarray(planes, format="yuv420p")
-        return av.VideoFrame.from_numpy_buffer(planes, format="yuv420p")
+        return picture or av.VideoFrame.from_ndarray(planes, format="yuv420p")
+
+
+def _new_pictures(width: int, height: int, count: int) -> list[tuple[npt.NDArray[np.uint8], Any]]:
+    """Return planes, ``uint8[height * 3 / 2, width]``, each with the picture that shows them, if there can be one."""
+    import av
+
+    planes = [np.empty((height * 3 // 2, width), np.uint8) for _ in range(count)]
+    if height % 4:  # PyAV (17 to 19) takes the picture for less high than it is then.
+        return [(each, None) for each in planes]
+    return [(each, av.VideoFrame.from_numpy_buffer(each, format="yuv420p")) for each in planes]
 
 
 @functools.lru_cache(maxsize=1)

@@ -4,6 +4,7 @@ import builtins
 import multiprocessing
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_close_twice_is_close_once(tmp_path: Path, backend: EncoderBackend) -> N
     assert len(decode(tmp_path / "a.mp4")) == 1
 
 
-@pytest.mark.parametrize(("batch", "at_least"), [(1, 18), (4, 15)], ids=str)
+@pytest.mark.parametrize(("batch", "at_least"), [(1, 18), (8, 15)], ids=str)
 def test_an_open_file_can_be_played_up_to_its_last_batch(tmp_path: Path, batch: int, at_least: int) -> None:
     encoder = PyAvEncoder(tmp_path / "a.mp4", video_format(), batch)
     for step in range(19):
@@ -88,6 +89,23 @@ def test_an_open_file_can_be_played_up_to_its_last_batch(tmp_path: Path, batch: 
     assert len(shown) >= at_least
     encoder.close()
     assert steps_shown(tmp_path / "a.mp4") == list(range(19))
+
+
+def test_a_slow_callers_frames_do_not_wait_for_a_batch(tmp_path: Path) -> None:
+    encoder = PyAvEncoder(tmp_path / "a.mp4", video_format())
+    for step in range(12):
+        encoder.write(gray(step))
+        time.sleep(pyav_encoder.LONGEST_WAIT_S)
+    assert len(steps_shown(tmp_path / "a.mp4")) >= 11
+    encoder.close()
+
+
+def test_few_large_pictures_wait(tmp_path: Path) -> None:
+    encoder = PyAvEncoder(tmp_path / "a.mp4", video_format(2048, 1024))
+    for step in range(11):
+        encoder.write(gray(step, 1024, 2048))
+    assert len(decode(tmp_path / "a.mp4")) >= 10
+    encoder.close()
 
 
 def test_a_file_is_there_from_its_first_frame_and_can_be_played_from_its_second(tmp_path: Path) -> None:
