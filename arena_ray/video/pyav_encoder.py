@@ -124,14 +124,14 @@ class PyAvEncoder(_Stream):
         path: File to write, overwritten if it exists; created by the first frame.
         video_format: What to write.
         batch: Most frames that are encoded one after the other. A caller that works between two frames leaves the
-            encoder cold caches: the first frame of a batch takes up to twice as long as the fourth. A crash loses those
-            of the last 25 ms that wait, at most all but one of a batch; a slower caller's frames never wait.
+            encoder cold caches: the first frame of a batch takes up to twice as long as the fourth. A crash loses at
+            most a batch: what waits, and the frame that the muxer holds. Frames that come slowly do not wait.
     """
 
     codec = "libx264"
     options = X264
 
-    def __init__(self, path: Path, video_format: VideoFormat, batch: int = 8) -> None:
+    def __init__(self, path: Path, video_format: VideoFormat, batch: int = 7) -> None:
         fragments = EVERY_FRAME if video_format.fragment_s is None else None
         muxer = {"movflags": "+".join(filter(None, (_movflags(), fragments)))}
         if video_format.fragment_s is not None:
