@@ -20,7 +20,7 @@ ROOT = Path(arena_ray.video.__file__).parents[2]
 FORMAT = VideoFormat(width=32, height=32, fps=20.0)
 
 
-def killed_file(path: Path, frames: int = 20) -> Path:
+def killed_file(path: Path, frames: int = 22) -> Path:
     """Leave a file whose writer was killed."""
     code = (
         "import os, sys; from pathlib import Path; from tests.video.test_remux import *\n"
