@@ -8,29 +8,14 @@ from __future__ import annotations
 
 import functools
 import io
-import itertools
 import time
 from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from arena_ray.video.encoder import EncoderError, RgbFrame, VideoFormat
-from arena_ray.video.frames import pad_to_even
-
-
-def _load_opencv() -> Any:
-    """Return OpenCV, which converts and scales three times as fast as FFmpeg's swscale; ``None`` without it."""
-    try:
-        import cv2
-    except ImportError:  # Another OpenCV package that lacks libGL fails so too.
-        return None
-    cv2.setNumThreads(1)
-    return cv2
-
-
-_cv2 = _load_opencv()
+from arena_ray.video.yuv_pictures import YuvPictures
 
 HYBRID = "hybrid_fragmented"
 FRAGMENTED = "frag_keyframe+empty_moov+default_base_moof"
@@ -80,7 +65,7 @@ class _Stream:
         video.codec_context.colorspace, video.codec_context.color_range = _BT601, _LIMITED_RANGE
         self._container: Any = container
         self._video: Any = video
-        self._to_picture = _Converter(video_format, batch)
+        self._converted = YuvPictures(video_format, batch)
         self._batch = batch
         self._pictures: list[Any] = []
         self._frames = 0
@@ -88,7 +73,7 @@ class _Stream:
 
     def write(self, frame: RgbFrame) -> None:
         """Append one frame, ``uint8[height, width, 3]``."""
-        picture = self._to_picture(frame)
+        picture = self._converted.picture_of(frame)
         picture.pts = self._frames
         self._pictures.append(picture)
         self._frames += 1
@@ -194,49 +179,3 @@ def _write_small_video(muxer: dict[str, str], codec: str, options: dict[str, str
     stream = _Stream(io.BytesIO(), VideoFormat(width=side, height=side, fps=30.0), muxer, codec, options)
     stream.write(np.zeros((side, side, 3), np.uint8))
     stream.close()
-
-
-class _Converter:
-    """RGB to yuv420p, scaled and padded to the size of the video."""
-
-    def __init__(self, video_format: VideoFormat, batch: int) -> None:
-        self._size = video_format.encoded_size
-        # One picture per frame of a batch, used again and again: the encoder has copied it when it returns.
-        self._pictures = itertools.cycle(_new_pictures(*self._size, batch) if _cv2 is not None else ())
-
-    def __call__(self, frame: RgbFrame) -> Any:
-        import av
-
-        width, height = self._size
-        fits = (frame.shape[1] + frame.shape[1] % 2, frame.shape[0] + frame.shape[0] % 2) == self._size
-        if _cv2 is None:
-            rgb: Any = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(pad_to_even(frame)), format="rgb24")
-            return rgb.reformat(width=width, height=height, format="yuv420p", **_one_thread())
-        if not fits:
-            frame = _cv2.resize(frame, self._size, interpolation=_cv2.INTER_AREA)
-        planes, picture = next(self._pictures)
-        _cv2.cvtColor(pad_to_even(frame), _cv2.COLOR_RGB2YUV_I420, dst=planes)
-        return picture or av.VideoFrame.from_ndarray(planes, format="yuv420p")
-
-
-def _new_pictures(width: int, height: int, count: int) -> list[tuple[npt.NDArray[np.uint8], Any]]:
-    """Return planes, ``uint8[height * 3 / 2, width]``, each with the picture that shows them, if there can be one."""
-    import av
-
-    planes = [np.empty((height * 3 // 2, width), np.uint8) for _ in range(count)]
-    if height % 4:  # PyAV (17 to 19) takes the picture for less high than it is then.
-        return [(each, None) for each in planes]
-    return [(each, av.VideoFrame.from_numpy_buffer(each, format="yuv420p")) for each in planes]
-
-
-@functools.lru_cache(maxsize=1)
-def _one_thread() -> dict[str, int]:
-    """Return the option that keeps swscale from starting threads; PyAV versions without it start none."""
-    import av
-
-    picture: Any = av.VideoFrame(16, 16, "rgb24")
-    try:
-        picture.reformat(format="yuv420p", threads=1)
-    except TypeError:
-        return {}
-    return {"threads": 1}

@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 
 from arena_ray.specs import EncoderName
 from arena_ray.video import encoder as encoder_module
-from arena_ray.video import encoder_process, pyav_encoder
+from arena_ray.video import encoder_process, pyav_encoder, yuv_pictures
 from arena_ray.video.encoder import Encoder, EncoderBackend, EncoderError, PlainBackend, VideoFormat, open_backend
 from arena_ray.video.ffmpeg_encoder import FfmpegPipeEncoder
 from arena_ray.video.pyav_encoder import PyAvEncoder
@@ -284,7 +284,7 @@ def test_the_size_of_the_video(size: tuple[int, int], limit: int | None, expecte
 @pytest.mark.parametrize("opencv", [True, False], ids=["opencv", "swscale"])
 def test_frames_are_scaled_down_to_the_limit(tmp_path: Path, opencv: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not opencv:
-        monkeypatch.setattr(pyav_encoder, "_cv2", None)
+        monkeypatch.setattr(yuv_pictures, "_cv2", None)
     encoder = PyAvEncoder(tmp_path / "a.mp4", video_format(63, 47, max_resolution=32))
     for step in range(5):
         encoder.write(gray(step, 47, 63))
