@@ -163,7 +163,7 @@ class FrameRing:
         """Copy a frame into the ring, which has room, and post it."""
         offset = self._place(frame.nbytes)
         assert offset is not None
-        if frame.flags.c_contiguous:
+        if frame.flags.c_contiguous and frame.dtype == np.uint8:
             # Not by NumPy: see `yuv_pictures` for what its copies cost the environment.
             self._memory[offset : offset + frame.nbytes] = frame.data
         else:

@@ -75,8 +75,8 @@ class _Stream:
         """Append one frame, ``uint8[height, width, 3]``."""
         picture = self._converted.picture_of(frame)
         picture.pts = self._frames
-        self._pictures.append(picture)
         self._frames += 1
+        self._pictures.append(picture)
         full = self._frames % self._batch == 0 or self._frames <= FIRST_FRAMES
         if full or time.monotonic() - self._encoded_at >= LONGEST_WAIT_S:
             self._encode_pictures()
@@ -109,8 +109,9 @@ class PyAvEncoder(_Stream):
         path: File to write, overwritten if it exists; created by the first frame.
         video_format: What to write.
         batch: Most frames that are encoded one after the other. A caller that works between two frames leaves the
-            encoder cold caches: the first frame of a batch takes up to twice as long as the fourth. A crash loses at
-            most a batch: what waits, and the frame that the muxer holds. Frames that come slowly do not wait.
+            encoder cold caches: the first frame of a batch takes up to twice as long as the fourth. One that comes
+            25 ms after the last batch or later is encoded at once, with what waits. A crash loses at most a batch, what
+            waits and the frame that the muxer holds, and with `VideoFormat.fragment_s` a fragment.
     """
 
     codec = "libx264"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import functools
-import itertools
 import math
 from typing import Any, TypeAlias
 
@@ -17,8 +16,8 @@ from arena_ray.video.frames import pad_to_even
 #: Left, top, right, bottom: even pixels, as a sample of colour stands for two by two.
 Box: TypeAlias = tuple[int, int, int, int]
 
-#: So many frames are taken to be all new at the beginning, and after one of which more than this part has changed:
-#: comparing costs half of what converting does.
+#: So many frames are taken to be all new at the beginning, and after one of which the box around what has changed is
+#: more than this part: comparing costs half of what converting does.
 BLIND_FRAMES = 31
 _MOST_CHANGED = 0.25
 
@@ -50,9 +49,9 @@ class YuvPictures:
     def __init__(self, video_format: VideoFormat, count: int) -> None:
         self._size = video_format.encoded_size
         scratch = np.empty(math.prod(self._size) * 3 // 2, np.uint8)
-        pictures = [_Picture(*self._size, scratch) for _ in range(count)] if _cv2 is not None else []
-        self._pictures = itertools.cycle(pictures)
+        self._pictures = [_Picture(*self._size, scratch) for _ in range(count)] if _cv2 is not None else []
         self._changes = _Changes(*self._size, count)
+        self._place = 0
 
     def picture_of(self, frame: RgbFrame) -> Any:
         """Return an `av.VideoFrame` that shows a frame, ``uint8[height, width, 3]``, scaled or padded to the size."""
@@ -68,8 +67,13 @@ class YuvPictures:
         frame = pad_to_even(frame)
         if frame.strides[1:] != (3, 1):
             frame = np.ascontiguousarray(frame)
-        picture = next(self._pictures)
-        picture.convert(frame, self._changes.box_of(frame))
+        picture = self._pictures[self._place]
+        try:
+            picture.convert(frame, self._changes.box_of(frame))
+            self._place = (self._place + 1) % len(self._pictures)
+        except BaseException:  # Ctrl-C in a notebook, where the user may go on: the picture does not show its frame.
+            self._changes.forget()
+            raise
         return picture.video_frame()
 
 
@@ -120,6 +124,11 @@ class _Changes:
         self._boxes = collections.deque([self._whole] * count, maxlen=count)
         self._blind = BLIND_FRAMES
 
+    def forget(self) -> None:
+        """Take the next frames to be all new."""
+        self._boxes.extend([self._whole] * len(self._boxes))
+        self._blind = BLIND_FRAMES
+
     def box_of(self, frame: RgbFrame) -> Box:
         """Return where the frame differs from the one that is `count` frames older, or more than that."""
         self._boxes.append(self._look_at(frame))
@@ -131,7 +140,7 @@ class _Changes:
         if self._blind:
             self._blind -= 1
             if not self._blind:
-                self._last[:] = frame
+                _copy(frame, self._last)
             return self._whole
         np.not_equal(self._words(frame), self._last_words, out=self._differs)
         first, top, words, rows = _cv2.boundingRect(self._differs.view(np.uint8))

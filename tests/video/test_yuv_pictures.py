@@ -115,3 +115,25 @@ def test_a_frame_may_be_changed_as_soon_as_it_was_converted() -> None:
         frame[:] += 1
         assert (picture.to_ndarray() == before).all()
     assert (shown(converter, frame) == converted_whole(frame)).all()
+
+
+@pytest.mark.parametrize("at", [2, 40, 41, 42, 43])
+def test_after_an_interruption_pictures_are_right(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert: Any = cv2.cvtColor
+    steps: list[int] = []
+
+    def interrupted(*args: Any, **keywords: Any) -> Any:
+        if steps[-1] == at:
+            raise KeyboardInterrupt
+        return convert(*args, **keywords)
+
+    monkeypatch.setattr(yuv_pictures._cv2, "cvtColor", interrupted)
+    frame, converter = noise(64, 48), pictures(64, 48)
+    for step in range(100):
+        steps.append(step)
+        frame[step % 48, 7 * step % 64] += 1
+        if step == at:
+            with pytest.raises(KeyboardInterrupt):
+                converter.picture_of(frame)
+            steps.append(step + 1)
+        assert (shown(converter, frame) == converted_whole(frame)).all()
