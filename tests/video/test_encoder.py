@@ -124,12 +124,12 @@ def test_an_interrupted_frame_is_not_shown_and_the_others_are(tmp_path: Path, mo
 
     monkeypatch.setattr(yuv_pictures._cv2, "cvtColor", interrupted)
     encoder = PyAvEncoder(tmp_path / "a.mp4", video_format())
-    for step in range(30):
+    for step in range(38):
         steps.append(step)
         with contextlib.suppress(KeyboardInterrupt):
             encoder.write(gray(step))
     encoder.close()
-    assert steps_shown(tmp_path / "a.mp4") == [step for step in range(30) if step % 10 != 5]
+    assert steps_shown(tmp_path / "a.mp4") == [step for step in range(38) if step % 10 != 5]
 
 
 def test_a_file_is_there_from_its_first_frame_and_can_be_played_from_its_second(tmp_path: Path) -> None:
