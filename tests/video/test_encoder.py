@@ -122,8 +122,8 @@ def test_an_interrupted_frame_is_not_shown_and_the_others_are(tmp_path: Path, mo
             raise KeyboardInterrupt
         return convert(*args, **keywords)
 
-    monkeypatch.setattr(yuv_pictures._cv2, "cvtColor", interrupted)
     encoder = PyAvEncoder(tmp_path / "a.mp4", video_format())
+    monkeypatch.setattr(yuv_pictures._cv2, "cvtColor", interrupted)
     for step in range(38):
         steps.append(step)
         with contextlib.suppress(KeyboardInterrupt):
