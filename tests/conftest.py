@@ -19,7 +19,7 @@ os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"
 # Tests start some hundreds of interpreters: without compiled files each would compile the package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# Several tests run at a time; more threads than cores wait for each other. Ray's workers have as many as CPUs anyway.
+# Several tests run at a time; more threads than cores wait for each other. Our workers set PyTorch's themselves.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")

@@ -20,9 +20,7 @@ REPOSITORY = Path(__file__).parent.parent
 def torchrun(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["-m", "arena_ray.policy_runner", *words, "--video_base_dir", str(tmp_path / "runs")]
-    return subprocess.run(
-        command, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=100
-    )
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=100)
 
 
 WALK = ("--env", "tests.worlds:Walk", "--policy", "tests.worlds:Leaner", "--num_episodes", "7")
